@@ -1,0 +1,67 @@
+# heed_native_flags(<variable>): the compiler flags that make full use of this machine's CPU.
+#
+# Instruction sets are asked of the CPU and named one by one. -march=native would ask the compiler
+# instead, and a compiler older than the CPU takes it for an older model without its newest sets.
+
+include_guard()
+include(CheckCXXCompilerFlag)
+
+# Those of the listed flags that the compiler accepts.
+function(heed_accepted_flags variable)
+  string(REPLACE ";" " " together "${ARGN}")
+  string(MAKE_C_IDENTIFIER "HEED_ACCEPTS${together}" key)
+  set(CMAKE_REQUIRED_QUIET ON)
+  check_cxx_compiler_flag("${together}" ${key})  # nearly always true, and one check instead of 30
+  if(${key})
+    set(accepted ${ARGN})
+  else()
+    set(accepted "")
+    foreach(flag IN LISTS ARGN)
+      string(MAKE_C_IDENTIFIER "HEED_ACCEPTS${flag}" key)
+      check_cxx_compiler_flag("${flag}" ${key})
+      if(${key})
+        list(APPEND accepted ${flag})
+      endif()
+    endforeach()
+  endif()
+  set(${variable} ${accepted} PARENT_SCOPE)
+endfunction()
+
+function(heed_native_flags variable)
+  set(flags "")
+  if(CMAKE_CROSSCOMPILING)
+    set(shown "none (cross compiling)")
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64|i[3-6]86")
+    if(NOT DEFINED HEED_CPU_SETS)
+      try_run(ran compiled ${CMAKE_CURRENT_BINARY_DIR}/heed_probe_cpu
+        ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/probe_cpu.cpp RUN_OUTPUT_VARIABLE sets)
+      if(NOT compiled OR NOT ran EQUAL 0)
+        message(FATAL_ERROR "heed: cmake/probe_cpu.cpp does not compile or run here; "
+          "configure with -DHEED_NATIVE=OFF and give the instruction sets in CMAKE_CXX_FLAGS")
+      endif()
+      string(REGEX MATCHALL "[^\r\n]+" sets "${sets}")
+      set(HEED_CPU_SETS "${sets}" CACHE INTERNAL "Instruction sets of this machine's CPU")
+    endif()
+    set(flags ${HEED_CPU_SETS})
+    list(TRANSFORM flags PREPEND "-m")
+    heed_accepted_flags(flags ${flags})
+    set(shown ${flags})
+    list(TRANSFORM shown REPLACE "^-m" "")
+    list(JOIN shown " " shown)
+
+    set(tuning -mtune=native)
+    if("-mavx512f" IN_LIST flags)
+      list(APPEND tuning -mprefer-vector-width=512)
+    endif()
+    heed_accepted_flags(tuning ${tuning})
+    list(APPEND flags ${tuning})
+  else()
+    heed_accepted_flags(flags -mcpu=native)
+    set(shown "${flags}")
+    if(NOT shown)
+      set(shown "the compiler's default")
+    endif()
+  endif()
+  message(STATUS "heed: native instruction sets: ${shown}")
+  set(${variable} ${flags} PARENT_SCOPE)
+endfunction()

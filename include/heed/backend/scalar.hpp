@@ -1,0 +1,163 @@
+// The plain backend: the tile contract (docs/kernel-contract.md) in loops over single numbers. It
+// is the one to read, and the one that the others are compared with.
+#pragma once
+
+#include <cmath>
+#include <string_view>
+
+#include "../core/element.hpp"
+#include "../core/pack.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace backend {
+
+struct scalar {
+  static constexpr std::string_view name = "scalar";
+
+  template <class Real>
+  struct tiles {
+    using real = Real;
+    static constexpr int lanes = 1;
+    static constexpr int strip_rows = 4;
+    static constexpr int step_keys = 64;
+
+    static constexpr index_t padded(index_t depth) { return depth; }
+    static constexpr index_t query_strip_size(index_t depth) { return strip_rows * depth; }
+    static constexpr index_t key_step_size(index_t depth) { return step_keys * depth; }
+
+    // strip[row][d] = sign·q[row][d]
+    template <class T>
+    static void pack_queries(const T* const* query_rows, int rows, index_t depth, Real sign,
+                             Real* strip) {
+      for (int row = 0; row < strip_rows; ++row) {
+        for (index_t d = 0; d < depth; ++d) {
+          strip[row * depth + d] = row < rows ? sign * widen<Real>(query_rows[row][d]) : Real(0);
+        }
+      }
+    }
+    template <class T>
+    static void copy_queries(const T* const* query_rows, int rows, index_t depth, Real sign,
+                             Real* strip) {
+      pack_queries(query_rows, rows, depth, sign, strip);
+    }
+
+    // step[key][d]
+    template <class T>
+    static void pack_keys(const T* keys, index_t stride, int count, index_t depth, Real* step) {
+      for (int key = 0; key < step_keys; ++key) {
+        for (index_t d = 0; d < depth; ++d) {
+          step[key * depth + d] = key < count ? widen<Real>(keys[key * stride + d]) : Real(0);
+        }
+      }
+    }
+
+    // step[key][dv]; returns whether all values are finite
+    template <class T>
+    static bool pack_values(const T* values, index_t stride, int count, index_t depth, Real* step) {
+      pack_keys(values, stride, count, depth, step);
+      return all_finite(values, stride, count, depth);
+    }
+    template <class T>
+    static bool all_finite(const T* values, index_t stride, int count, index_t depth) {
+      bool finite = true;
+      for (int key = 0; key < count; ++key) {
+        for (index_t d = 0; d < depth; ++d) {
+          finite = finite && is_finite(widen<Real>(values[key * stride + d]));
+        }
+      }
+      return finite;
+    }
+
+    // s[row][key] = Σ_d q[row][d]·k[key][d]
+    static void score(const Real* strip, const Real* step, index_t depth, Real* s,
+                      index_t s_stride) {
+      score_rows(strip, strip_rows, step, depth, step_keys, depth, s, s_stride);
+    }
+    template <class T>
+    static void score_rows(const Real* strip, int rows, const T* keys, index_t stride, int count,
+                           index_t depth, Real* s, index_t s_stride) {
+      for (int row = 0; row < rows; ++row) {
+        for (int key = 0; key < count; ++key) {
+          Real sum = 0;
+          for (index_t d = 0; d < depth; ++d) {
+            sum += strip[row * depth + d] * widen<Real>(keys[key * stride + d]);
+          }
+          s[row * s_stride + key] = sum;
+        }
+      }
+    }
+
+    // m' = max(m, factor·max s), w = 2^(factor·s − m'), l' = l·2^(m − m') + Σ w
+    static void softmax(Real* s, index_t s_stride, int rows, int count, Real factor, Real* maximum,
+                        Real* sum, Real* shrink) {
+      for (int row = 0; row < rows; ++row) {
+        Real* scores = s + row * s_stride;
+        // The products first: rounded like their maximum, so that the largest exponent is 0
+        // exactly.
+        Real top = masked_score<Real>;
+        Real poison = 0;  // a NaN among the scores must reach the result
+        for (int key = 0; key < count; ++key) {
+          if (scores[key] > masked_score<Real>) {
+            scores[key] *= factor;
+            if (scores[key] > top) top = scores[key];
+          }
+          if (scores[key] != scores[key]) poison = scores[key];
+        }
+        if (!(top > masked_score<Real>)) {
+          for (int key = 0; key < count; ++key) scores[key] = 0;
+          sum[row] += poison;
+          shrink[row] = 1;
+          continue;
+        }
+        const Real former = maximum[row];
+        maximum[row] = former > top ? former : top;
+        shrink[row] = power_of_two(former - maximum[row]);
+        Real total = 0;
+        for (int key = 0; key < count; ++key) {
+          scores[key] = power_of_two(scores[key] - maximum[row]);
+          total += scores[key];
+        }
+        sum[row] = sum[row] * shrink[row] + total;
+      }
+    }
+
+    // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]
+    template <class T>
+    static void accumulate(const Real* p, index_t p_stride, int rows, int count, const T* values,
+                           index_t stride, index_t depth, Real* o, index_t o_stride,
+                           const Real* shrink) {
+      for (int row = 0; row < rows; ++row) {
+        for (index_t d = 0; d < depth; ++d) {
+          if (shrink != nullptr) o[row * o_stride + d] *= shrink[row];
+        }
+        for (int key = 0; key < count; ++key) {
+          for (index_t d = 0; d < depth; ++d) {
+            o[row * o_stride + d] +=
+                p[row * p_stride + key] * widen<Real>(values[key * stride + d]);
+          }
+        }
+      }
+    }
+
+    // out[d] = o[d]·factor
+    template <class T>
+    static void store(const Real* o, index_t depth, Real factor, T* out) {
+      for (index_t d = 0; d < depth; ++d) out[d] = narrow<T>(o[d] * factor);
+    }
+
+   private:
+    static bool is_finite(Real value) { return (bits(value) & exponent_bits) != exponent_bits; }
+    static integer_of<Real> bits(Real value) { return std::bit_cast<integer_of<Real>>(value); }
+    static constexpr integer_of<Real> exponent_bits =
+        sizeof(Real) == 4 ? static_cast<integer_of<Real>>(0x7f800000)
+                          : static_cast<integer_of<Real>>(0x7ff0000000000000ll);
+
+    // Exactly 0 for the difference to a masked score, also where infinities are assumed away.
+    static Real power_of_two(Real x) {
+      return x < Real(sizeof(Real) == 4 ? -126 : -1022) ? Real(0) : std::exp2(x);
+    }
+  };
+};
+
+}  // namespace backend
+HEED_NAMESPACE_END

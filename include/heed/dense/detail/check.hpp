@@ -1,0 +1,207 @@
+// Argument checks of attention calls: each failure is one message that names the operand, the axis
+// and both values, before anything is written. The checks see operands without their element types,
+// so that they are compiled once and not once per call.
+#pragma once
+
+#include <cstdlib>
+#include <span>
+
+#include "../../core/error.hpp"
+#include "../options.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace detail {
+
+// An operand [batch, head, length, depth] (or [batch, head, length] with depth 1) by its bytes.
+struct operand {
+  const char* name;
+  const char* data;
+  index_t extents[4];
+  index_t strides[4];  // bytes
+
+  bool empty() const {
+    return extents[0] == 0 || extents[1] == 0 || extents[2] == 0 || extents[3] == 0;
+  }
+};
+
+template <class T, int Rank>
+operand erase(const char* name, const tensor_view<T, Rank>& x) {
+  operand result{name, reinterpret_cast<const char*>(x.data()), {1, 1, 1, 1}, {}};
+  constexpr auto size = static_cast<index_t>(sizeof(T));
+  for (int axis = 0; axis < Rank; ++axis) {
+    result.extents[axis] = x.extent(axis);
+    result.strides[axis] = x.stride(axis) * size;
+  }
+  result.strides[3] = size;
+  return result;
+}
+
+HEED_NOINLINE inline void require_equal(const char* name, const char* what, index_t value,
+                                        const char* other, index_t expected) {
+  if (value != expected) {
+    raise(message(name) << ": " << what << " " << value << " differs from " << other << "'s "
+                        << expected);
+  }
+}
+
+HEED_NOINLINE inline void check_operand(const operand& x) {
+  if (x.data == nullptr && !x.empty()) {
+    raise(message(x.name) << ": data is null, extents are [" << x.extents[0] << ", " << x.extents[1]
+                          << ", " << x.extents[2] << ", " << x.extents[3] << "]");
+  }
+}
+
+HEED_NOINLINE inline void check_keys_and_values(const operand& k, const operand& v) {
+  check_operand(k);
+  check_operand(v);
+  require_equal("v", "batch", v.extents[0], "k", k.extents[0]);
+  require_equal("v", "head count", v.extents[1], "k", k.extents[1]);
+  require_equal("v", "length", v.extents[2], "k", k.extents[2]);
+  // Positions are 32-bit in the vector lanes.
+  if (k.extents[2] > index_t{0x7fffff00}) {
+    raise(message("k: length ") << k.extents[2] << " is over the limit of 2147483392");
+  }
+}
+
+HEED_NOINLINE inline void check_source(const operand& q, const operand& out, const operand& k,
+                                       const operand& v) {
+  require_equal("k", "batch", k.extents[0], "q", q.extents[0]);
+  require_equal("k", "depth", k.extents[3], "q", q.extents[3]);
+  require_equal("out", "depth", out.extents[3], "v", v.extents[3]);
+  const index_t heads = q.extents[1], key_heads = k.extents[1];
+  if (heads != 0 && (key_heads == 0 || heads % key_heads != 0)) {
+    raise(message("k: head count ") << key_heads << " does not divide query head count " << heads);
+  }
+}
+
+// Bytes of one innermost row.
+struct byte_range {
+  const char* begin;
+  const char* end;
+};
+
+// The rows of an operand in order of their addresses; the caller frees them.
+HEED_NOINLINE inline byte_range* sorted_rows(const operand& x, index_t& count) {
+  count = x.extents[0] * x.extents[1] * x.extents[2];
+  auto* rows =
+      static_cast<byte_range*>(std::malloc(static_cast<std::size_t>(count) * sizeof(byte_range)));
+  if (rows == nullptr) raise(message(x.name) << ": no memory to compare " << count << " rows");
+  index_t at = 0;
+  for (index_t b = 0; b < x.extents[0]; ++b) {
+    for (index_t h = 0; h < x.extents[1]; ++h) {
+      for (index_t l = 0; l < x.extents[2]; ++l) {
+        const char* row = x.data + b * x.strides[0] + h * x.strides[1] + l * x.strides[2];
+        rows[at++] = {row, row + x.extents[3] * x.strides[3]};
+      }
+    }
+  }
+  std::qsort(rows, static_cast<std::size_t>(count), sizeof(byte_range),
+             [](const void* a, const void* b) {
+               const char* first = static_cast<const byte_range*>(a)->begin;
+               const char* second = static_cast<const byte_range*>(b)->begin;
+               return first < second ? -1 : first > second ? 1 : 0;
+             });
+  return rows;
+}
+
+inline byte_range reach_of(const operand& x) {
+  index_t low = 0, high = x.extents[3] * x.strides[3];
+  for (int axis = 0; axis < 3; ++axis) {
+    const index_t reach = (x.extents[axis] - 1) * x.strides[axis];
+    (reach < 0 ? low : high) += reach;
+  }
+  return {x.data + low, x.data + high};
+}
+
+// Refuses an output that shares memory with an input. Views may be interleaved in one buffer (q, k,
+// v and out of one projection); only rows that really meet are an error.
+HEED_NOINLINE inline void check_disjoint(const operand& out, const operand& in) {
+  if (out.empty() || in.empty()) return;
+  const byte_range written = reach_of(out), read = reach_of(in);
+  if (!(written.begin < read.end && read.begin < written.end)) return;
+  index_t ours_count = 0, theirs_count = 0;
+  byte_range* ours = sorted_rows(out, ours_count);
+  byte_range* theirs = sorted_rows(in, theirs_count);
+  index_t i = 0, j = 0, overlap = -1;
+  while (overlap < 0 && i < ours_count && j < theirs_count) {
+    if (ours[i].begin < theirs[j].end && theirs[j].begin < ours[i].end) {
+      overlap = theirs[j].begin - read.begin;
+    }
+    ours[i].end <= theirs[j].end ? ++i : ++j;
+  }
+  std::free(ours);
+  std::free(theirs);
+  if (overlap >= 0) {
+    raise(message(out.name) << ": overlaps " << in.name << ", in the row at its byte " << overlap);
+  }
+}
+
+HEED_NOINLINE inline void check_output(const operand& q, const operand& out) {
+  check_operand(out);
+  require_equal(out.name, "batch", out.extents[0], "q", q.extents[0]);
+  require_equal(out.name, "head count", out.extents[1], "q", q.extents[1]);
+  require_equal(out.name, "length", out.extents[2], "q", q.extents[2]);
+  for (int axis = 0; axis < 3 && !out.empty(); ++axis) {
+    if (out.extents[axis] > 1 && out.strides[axis] == 0) {
+      raise(message(out.name) << ": axis " << axis << " of extent " << out.extents[axis]
+                              << " has stride 0, its rows would overwrite each other");
+    }
+  }
+}
+
+HEED_NOINLINE inline void check_lengths(const char* name, std::span<const index_t> lengths,
+                                        index_t batches, index_t longest, const index_t* padding) {
+  require_equal(name, "count", static_cast<index_t>(lengths.size()), "the batch", batches);
+  for (index_t b = 0; b < batches; ++b) {
+    const index_t length = lengths[static_cast<std::size_t>(b)];
+    const index_t most = longest - (padding != nullptr ? padding[b] : 0);
+    if (length < 0 || length > most) {
+      raise(message(name) << ": entry " << b << " is " << length << ", must lie in [0, " << most
+                          << "]");
+    }
+  }
+}
+
+HEED_NOINLINE inline void check_cumulative(const char* name, std::span<const index_t> cumulative,
+                                           const char* operand, index_t total) {
+  if (cumulative.empty()) raise(message(name) << ": is empty, must start with 0");
+  if (cumulative[0] != 0) {
+    raise(message(name) << ": starts with " << cumulative[0] << ", must start with 0");
+  }
+  for (std::size_t i = 1; i < cumulative.size(); ++i) {
+    if (cumulative[i] < cumulative[i - 1]) {
+      raise(message(name) << ": entry " << i << " is " << cumulative[i] << ", less than "
+                          << cumulative[i - 1] << " before it");
+    }
+  }
+  require_equal(name, "total", cumulative.back(), operand, total);
+}
+
+HEED_NOINLINE inline void check_ragged(const ragged& rows, index_t batches) {
+  if (batches != 1) {
+    raise(message("q: batch ") << batches
+                               << ", a ragged batch has its sequences along one batch of 1");
+  }
+  require_equal("cumulative_keys", "count", static_cast<index_t>(rows.cumulative_keys.size()),
+                "cumulative_queries", static_cast<index_t>(rows.cumulative_queries.size()));
+}
+
+// The log-sum-exp's view with leading axes, or one without data where none was asked for.
+template <class Real, int QueryRank, class... Modifiers>
+tensor_view<Real, 3> log_sum_exp_view(const Modifiers&... modifiers) {
+  if constexpr ((... || is_lse_to<Modifiers>)) {
+    const lse_to<Real, 1> none{};
+    const auto& target = pick<picks_lse>(none, modifiers...);
+    using view = std::remove_cvref_t<decltype(target.view)>;
+    static_assert(std::is_same_v<typename view::element_type, Real>,
+                  "heed: lse_to needs float elements, or double ones where an operand is double");
+    static_assert(view::rank == QueryRank - 1 || view::rank == 3,
+                  "heed: lse_to needs a view with the axes of q but the last");
+    return target.view.template lifted<3>();
+  } else {
+    return {};
+  }
+}
+
+}  // namespace detail
+HEED_NAMESPACE_END

@@ -1,0 +1,288 @@
+// Runs a checked problem: cuts it into items, packs keys and values once per KV head, runs the tile
+// loop on every item, merges the states of items that share their rows.
+#pragma once
+
+#include "../core/workspace.hpp"
+#include "plan.hpp"
+#include "tile_loop.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace engine {
+
+template <class Tiles, class Problem>
+class attend {
+ public:
+  using Real = typename Tiles::real;
+  static constexpr index_t step_keys = Tiles::step_keys;
+  static constexpr index_t strip_rows = Tiles::strip_rows;
+
+  attend(const Problem& problem, workspace& memory) : problem_(problem), memory_(memory) {}
+
+  template <class Executor>
+  void run(Executor& executor) {
+    if (problem_.q.extent(0) * problem_.q.extent(1) * problem_.q.extent(2) == 0) return;
+    plan(executor.workers());
+    if (problem_.queries.lengths != nullptr) {
+      for (index_t s = 0; s < problem_.queries.sequences; ++s) {
+        clear_rows(s, problem_.queries.lengths[s]);
+      }
+    }
+    const index_t pairs = problem_.queries.sequences * problem_.key_heads();
+    // Waves of (sequence, KV head) pairs whose packed keys and values fit the budget together.
+    for (index_t first = 0; first < pairs;) {
+      index_t last = first;
+      index_t bytes = 0;
+      do {
+        bytes += packed_bytes(last / problem_.key_heads());
+        ++last;
+      } while (last < pairs && bytes + packed_bytes(last / problem_.key_heads()) <= budget_);
+      run_wave(executor, first, last);
+      first = last;
+    }
+  }
+
+ private:
+  // Where one pair's packed steps lie in the wave's buffers.
+  struct pair_plan {
+    index_t first_item = 0;   // items of earlier pairs
+    index_t first_step = 0;   // packed steps of earlier pairs of the wave
+    index_t first_state = 0;  // partial states (rows × splits) of earlier pairs of the wave
+  };
+
+  index_t rows_of(index_t sequence) const {
+    return problem_.queries.at(sequence).count * problem_.group();
+  }
+  // Steps of one source and of all sources for one sequence.
+  template <class Source>
+  static index_t steps_of(const Source& source, index_t sequence) {
+    return ceil_div(source.keys.at(sequence).count, step_keys);
+  }
+  index_t all_steps(index_t sequence) const {
+    return std::apply([&](const auto&... source) { return (steps_of(source, sequence) + ...); },
+                      problem_.sources);
+  }
+  bool in_place(index_t sequence) const { return rows_of(sequence) <= sizes_.rows_in_place; }
+  index_t step_bytes() const {
+    return (Tiles::key_step_size(problem_.depth()) +
+            step_keys * Tiles::padded(problem_.value_depth())) *
+           static_cast<index_t>(sizeof(Real));
+  }
+  index_t packed_bytes(index_t sequence) const {
+    return in_place(sequence) ? 0 : all_steps(sequence) * step_bytes();
+  }
+  index_t tiles_of(index_t sequence) const { return ceil_div(rows_of(sequence), tile_rows_); }
+  index_t splits_of(index_t sequence) const {
+    return key_splits(sizes_, all_tiles_, all_steps(sequence) * step_keys);
+  }
+  index_t items_of(index_t sequence) const { return tiles_of(sequence) * splits_of(sequence); }
+  index_t state_size() const { return 2 + Tiles::padded(problem_.value_depth()); }
+
+  // Output of query rows from `first` on of one batch entry: they attend to nothing.
+  void clear_rows(index_t batch, index_t first) const {
+    using out_type = typename std::remove_cvref_t<decltype(problem_.out)>::value_type;
+    for (index_t head = 0; head < problem_.out.extent(1); ++head) {
+      for (index_t q = first; q < problem_.out.extent(2); ++q) {
+        out_type* row = problem_.out.row(batch, head, q);
+        for (index_t d = 0; d < problem_.value_depth(); ++d) row[d] = narrow<out_type>(Real(0));
+        if (problem_.lse.data() != nullptr) problem_.lse(batch, head, q) = minus_infinity<Real>();
+      }
+    }
+  }
+
+  void plan(int workers) {
+    workers_ = workers;
+    index_t all_rows = 0;
+    for (index_t s = 0; s < problem_.queries.sequences; ++s) {
+      all_rows += rows_of(s) * problem_.key_heads();
+    }
+    tile_rows_ = tile_rows(sizes_, all_rows, strip_rows);
+    all_tiles_ = 0;
+    index_t largest = 0;
+    for (index_t s = 0; s < problem_.queries.sequences; ++s) {
+      all_tiles_ += tiles_of(s) * problem_.key_heads();
+      largest = rows_of(s) > largest ? rows_of(s) : largest;
+    }
+    if (largest < tile_rows_) tile_rows_ = ceil_div(largest, strip_rows) * strip_rows;
+    block_keys_ = block_keys(sizes_, problem_.depth(), problem_.value_depth(),
+                             static_cast<index_t>(sizeof(Real)), step_keys);
+    budget_ = sizes_.packed_bytes;
+  }
+
+  // Item → pair by bisection, then tile and split within the pair.
+  index_t pair_of(index_t item, index_t first, index_t last) const {
+    while (last - first > 1) {
+      const index_t middle = first + (last - first) / 2;
+      (pairs_[middle - wave_].first_item <= item ? first : last) = middle;
+    }
+    return first;
+  }
+
+  template <class Executor>
+  void run_wave(Executor& executor, index_t first, index_t last) {
+    wave_ = first;
+    index_t items = 0, steps = 0, states = 0;
+    const auto lay_out = [&](heed::detail::bump& memory) {
+      pairs_ = memory.take<pair_plan>(last - first);
+      step_pair_ = nullptr;
+      items = steps = states = 0;
+      for (index_t pair = first; pair < last; ++pair) {
+        const index_t sequence = pair / problem_.key_heads();
+        if (pairs_ != nullptr) pairs_[pair - first] = {items, steps, states};
+        items += items_of(sequence);
+        if (!in_place(sequence)) steps += all_steps(sequence);
+        const index_t splits = splits_of(sequence);
+        if (splits > 1) states += rows_of(sequence) * splits;
+      }
+      step_pair_ = memory.take<index_t>(steps);
+      packed_keys_ = memory.take<Real>(steps * Tiles::key_step_size(problem_.depth()));
+      packed_values_ = memory.take<Real>(steps * step_keys * Tiles::padded(problem_.value_depth()));
+      finite_ = memory.take<unsigned char>(steps);
+      states_ = memory.take<Real>(states * state_size());
+      scratch_ = memory.take<item_scratch<Tiles>>(workers_);
+      for (int worker = 0; worker < workers_; ++worker) {
+        item_scratch<Tiles> scratch;
+        scratch.take(memory, tile_rows_, problem_.depth(), problem_.value_depth(), block_keys_);
+        if (scratch_ != nullptr) scratch_[worker] = scratch;
+      }
+    };
+    heed::detail::bump counted;
+    lay_out(counted);
+    heed::detail::bump memory(memory_.reserve(counted.bytes()));
+    lay_out(memory);
+
+    for (index_t pair = first; pair < last; ++pair) {
+      const index_t sequence = pair / problem_.key_heads();
+      if (in_place(sequence)) continue;
+      const index_t begin = pairs_[pair - first].first_step;
+      for (index_t s = 0; s < all_steps(sequence); ++s) step_pair_[begin + s] = pair;
+    }
+    if (steps > 0) {
+      executor.run(steps, [this](index_t step, int) { pack_step(step); });
+    }
+    executor.run(items, [this, first, last](index_t item, int worker) {
+      run_item(item, pair_of(item, first, last), scratch_[worker]);
+    });
+    if (states > 0) {
+      executor.run(last - first, [this, first](index_t pair, int worker) {
+        merge_pair(first + pair, scratch_[worker]);
+      });
+    }
+  }
+
+  // Packs one step of 64 keys of whichever source it belongs to.
+  void pack_step(index_t wave_step) {
+    const index_t pair = step_pair_[wave_step];
+    const index_t sequence = pair / problem_.key_heads(), head = pair % problem_.key_heads();
+    index_t step = wave_step - pairs_[pair - wave_].first_step;
+    const auto pack = [&](const auto& source) {
+      const index_t steps = steps_of(source, sequence);
+      if (step >= 0 && step < steps) {
+        const rows_of_sequence keys = source.keys.at(sequence);
+        const index_t begin = step * step_keys;
+        const index_t left = keys.count - begin;
+        const int count = static_cast<int>(left < step_keys ? left : step_keys);
+        Tiles::pack_keys(source.k.row(keys.batch, head, keys.begin + begin), source.k.stride(2),
+                         count, problem_.depth(),
+                         packed_keys_ + wave_step * Tiles::key_step_size(problem_.depth()));
+        finite_[wave_step] = Tiles::pack_values(
+            source.v.row(keys.batch, head, keys.begin + begin), source.v.stride(2), count,
+            problem_.value_depth(),
+            packed_values_ + wave_step * step_keys * Tiles::padded(problem_.value_depth()));
+      }
+      step -= steps;
+    };
+    std::apply([&](const auto&... source) { (pack(source), ...); }, problem_.sources);
+  }
+
+  void run_item(index_t item, index_t pair, item_scratch<Tiles>& scratch) {
+    const index_t sequence = pair / problem_.key_heads(), head = pair % problem_.key_heads();
+    const pair_plan& plan = pairs_[pair - wave_];
+    const index_t splits = splits_of(sequence);
+    const index_t within = item - plan.first_item;
+    // Last rows first: under a causal mask they are the longest.
+    const index_t tile = tiles_of(sequence) - 1 - within / splits;
+    const index_t split = within % splits;
+    const index_t row_begin = tile * tile_rows_;
+    const index_t left = rows_of(sequence) - row_begin;
+    const index_t row_count = left < tile_rows_ ? left : tile_rows_;
+    const bool packed = !in_place(sequence);
+    tile_loop<Tiles, Problem> loop(problem_, scratch, sequence, head, row_begin, row_count,
+                                   block_keys_);
+    loop.start(split == 0, packed);
+    index_t first_step = plan.first_step;
+    const auto visit = [&](const auto& source) {
+      const index_t steps = steps_of(source, sequence);
+      const index_t keys = source.keys.at(sequence).count;
+      // Each item takes an equal share of every source, in whole steps.
+      const index_t begin = steps * split / splits * step_keys;
+      index_t end = steps * (split + 1) / splits * step_keys;
+      if (end > keys) end = keys;
+      packed_source<Real> where;
+      if (packed) {
+        where.keys = packed_keys_ + first_step * Tiles::key_step_size(problem_.depth());
+        where.values =
+            packed_values_ + first_step * step_keys * Tiles::padded(problem_.value_depth());
+        where.finite = finite_ + first_step;
+        first_step += steps;
+      }
+      loop.visit(source, where, begin, end);
+    };
+    std::apply([&](const auto&... source) { (visit(source), ...); }, problem_.sources);
+    if (splits == 1) {
+      loop.finish();
+    } else {
+      for (index_t r = 0; r < row_count; ++r) {
+        const softmax_state<Real> state = loop.state(r);
+        Real* to = state_of(plan, splits, row_begin + r, split);
+        to[0] = state.maximum;
+        to[1] = state.sum;
+        for (index_t d = 0; d < state.depth; ++d) to[2 + d] = state.weighted[d];
+      }
+    }
+    if (problem_.counts != nullptr) {
+      __atomic_fetch_add(&problem_.counts->all, loop.counts().all, __ATOMIC_RELAXED);
+      __atomic_fetch_add(&problem_.counts->some, loop.counts().some, __ATOMIC_RELAXED);
+      __atomic_fetch_add(&problem_.counts->none, loop.counts().none, __ATOMIC_RELAXED);
+    }
+  }
+
+  Real* state_of(const pair_plan& plan, index_t splits, index_t row, index_t split) const {
+    return states_ + (plan.first_state + row * splits + split) * state_size();
+  }
+  softmax_state<Real> stored(Real* at) const {
+    return {at[0], at[1], at + 2, Tiles::padded(problem_.value_depth())};
+  }
+
+  // States of a row's splits, merged in order of their keys.
+  void merge_pair(index_t pair, item_scratch<Tiles>& scratch) {
+    const index_t sequence = pair / problem_.key_heads(), head = pair % problem_.key_heads();
+    const index_t splits = splits_of(sequence);
+    if (splits == 1) return;
+    const pair_plan& plan = pairs_[pair - wave_];
+    const index_t rows = rows_of(sequence);
+    tile_loop<Tiles, Problem> loop(problem_, scratch, sequence, head, 0, rows, block_keys_);
+    for (index_t r = 0; r < rows; ++r) {
+      softmax_state<Real> state = stored(state_of(plan, splits, r, 0));
+      for (index_t split = 1; split < splits; ++split) {
+        state.merge(stored(state_of(plan, splits, r, split)));
+      }
+      loop.finish_row(r, state);
+    }
+  }
+
+  const Problem& problem_;
+  workspace& memory_;
+  const blocking sizes_ = blocking::current();
+  int workers_ = 1;
+  index_t tile_rows_ = 0, all_tiles_ = 0, block_keys_ = 0, budget_ = 0, wave_ = 0;
+  pair_plan* pairs_ = nullptr;
+  index_t* step_pair_ = nullptr;
+  Real* packed_keys_ = nullptr;
+  Real* packed_values_ = nullptr;
+  unsigned char* finite_ = nullptr;
+  Real* states_ = nullptr;
+  item_scratch<Tiles>* scratch_ = nullptr;
+};
+
+}  // namespace engine
+HEED_NAMESPACE_END

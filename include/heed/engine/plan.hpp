@@ -1,0 +1,74 @@
+// How a call is cut into work items. Every choice depends on shapes alone, never on the number of
+// threads, so that results are bit-identical on any executor.
+#pragma once
+
+#include <unistd.h>
+
+#include "../config.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace engine {
+
+// Sizes that blocking is derived from; a program may set them once at its start, before any call.
+struct blocking {
+  // Bytes of second-level cache that one core may count on.
+  index_t cache_bytes = detect_cache_bytes();
+  // Packed keys and values are kept for as many KV heads at once as fit here (one at least).
+  index_t packed_bytes = index_t{8} << 20;
+  // Query rows of a work item: enough to reuse a block of keys from the cache many times.
+  index_t tile_rows = 96;
+  // A call is cut into at least this many items where its shape allows it.
+  index_t wanted_items = 64;
+  // Up to this many query rows per KV head, keys are read in place instead of packed.
+  index_t rows_in_place = 8;
+  // A split of the keys between items is not smaller than this.
+  index_t split_keys = 512;
+
+  static blocking& current() {
+    static blocking sizes;
+    return sizes;
+  }
+
+ private:
+  static index_t detect_cache_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (bytes >= 128 * 1024) return static_cast<index_t>(bytes);
+#endif
+    return index_t{1} << 20;
+  }
+};
+
+constexpr index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+// Keys per block: a block of K and V fills half of the cache, in whole steps, at most 512 keys (a
+// strip's scores then still lie in the first-level cache).
+inline index_t block_keys(const blocking& sizes, index_t depth, index_t value_depth,
+                          index_t element_bytes, index_t step_keys) {
+  const index_t row_bytes = (depth + value_depth) * element_bytes;
+  const index_t fitting = sizes.cache_bytes / 2 / (row_bytes > 0 ? row_bytes : 1);
+  const index_t steps = fitting / step_keys;
+  const index_t most = 512 / step_keys;
+  return (steps < 1 ? 1 : steps > most ? most : steps) * step_keys;
+}
+
+// Query rows per item: blocking::tile_rows, fewer where the call would give too few items.
+inline index_t tile_rows(const blocking& sizes, index_t all_rows, index_t strip_rows) {
+  index_t rows = all_rows / sizes.wanted_items;
+  const index_t least = 4 * strip_rows;
+  if (rows < least) rows = least;
+  if (rows > sizes.tile_rows) rows = sizes.tile_rows;
+  return ceil_div(rows, strip_rows) * strip_rows;
+}
+
+// Parts that the keys of one tile of rows are cut into, when `items` tiles are too few.
+inline index_t key_splits(const blocking& sizes, index_t items, index_t keys) {
+  if (items >= sizes.wanted_items || items == 0) return 1;
+  const index_t wanted = ceil_div(sizes.wanted_items, items);
+  const index_t possible = keys / sizes.split_keys;
+  const index_t splits = wanted < possible ? wanted : possible;
+  return splits < 1 ? 1 : splits;
+}
+
+}  // namespace engine
+HEED_NAMESPACE_END

@@ -1,0 +1,392 @@
+// The tile loop: one work item is a tile of query rows of one KV head against a range of its keys.
+//
+//   for each source, for each block of keys that fits the cache, for each strip of query rows:
+//     S = Q Kᵀ for the visible steps of 64 keys      (backend)
+//     S = scores(S), masked scores leave             (hooks; nothing where there are none)
+//     P = softmax numerators, running maximum and sum (backend)
+//     O = O·shrink + P V                             (backend)
+//
+// The rows of a KV head are all its query heads' queries, r = head_in_group·Lq + q, so that prefill
+// and grouped decode are the same loop. Keys come packed (many rows: each step is used often) or as
+// the caller stores them (few rows).
+#pragma once
+
+#include "../core/executor.hpp"
+#include "../core/softmax_state.hpp"
+#include "../core/workspace.hpp"
+#include "hooks.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace engine {
+
+// Steps of one source of one KV head in the packed form; null where keys are read in place.
+template <class Real>
+struct packed_source {
+  const Real* keys = nullptr;             // [steps] of key_step_size
+  const Real* values = nullptr;           // [steps][64][padded Dv]
+  const unsigned char* finite = nullptr;  // [steps]: all values of the step are finite
+};
+
+// Scratch of one worker for one item, handed out of the workspace.
+template <class Tiles>
+struct item_scratch {
+  using Real = typename Tiles::real;
+  static constexpr index_t rows = Tiles::strip_rows;
+
+  Real* queries;           // [strips] of query_strip_size
+  Real* weighted;          // [strips·rows][padded Dv]
+  Real* maximum;           // [strips·rows]
+  Real* sum;               // [strips·rows]
+  Real* shrink;            // [rows]
+  Real* scores;            // [rows][block_keys]
+  std::uint64_t* bits;     // [block_keys / 64][rows]
+  index_t* steps;          // [block_keys / 64]: the steps that the columns of `scores` stand for
+  unsigned char* partial;  // [block_keys / 64]: the step's bits were needed
+  unsigned char* first;    // [block_keys / 64]: first key of the step that some row sees
+  unsigned char* last;     // [block_keys / 64]: one past the last such key
+
+  void take(heed::detail::bump& memory, index_t tile_rows, index_t depth, index_t value_depth,
+            index_t block_keys) {
+    const index_t strips = (tile_rows + rows - 1) / rows;
+    queries = memory.take<Real>(strips * Tiles::query_strip_size(depth));
+    weighted = memory.take<Real>(strips * rows * Tiles::padded(value_depth));
+    maximum = memory.take<Real>(strips * rows);
+    sum = memory.take<Real>(strips * rows);
+    shrink = memory.take<Real>(rows);
+    scores = memory.take<Real>(rows * block_keys);
+    bits = memory.take<std::uint64_t>(block_keys / Tiles::step_keys * rows);
+    steps = memory.take<index_t>(block_keys / Tiles::step_keys);
+    partial = memory.take<unsigned char>(block_keys / Tiles::step_keys);
+    first = memory.take<unsigned char>(block_keys / Tiles::step_keys);
+    last = memory.take<unsigned char>(block_keys / Tiles::step_keys);
+  }
+};
+
+// A run of rows of a strip that belong to one query head.
+struct row_segment {
+  int first = 0;
+  int count = 0;
+  index_t head = 0;
+  index_t q = 0;
+};
+
+template <class Tiles, class Problem>
+class tile_loop {
+ public:
+  using Real = typename Tiles::real;
+  static constexpr int strip_rows = Tiles::strip_rows;
+  static constexpr int step_keys = Tiles::step_keys;
+
+  tile_loop(const Problem& problem, item_scratch<Tiles>& scratch, index_t sequence,
+            index_t key_head, index_t row_begin, index_t row_count, index_t block_keys)
+      : problem_(problem),
+        scratch_(scratch),
+        sequence_(sequence),
+        key_head_(key_head),
+        row_begin_(row_begin),
+        row_count_(row_count),
+        block_keys_(block_keys),
+        queries_(problem.queries.at(sequence)) {}
+
+  // Empty states, or the sink's in the item that owns the first keys.
+  void start(bool with_sink, bool packed) {
+    const index_t width = Tiles::padded(problem_.value_depth());
+    // Kernels work on whole strips: rows that do not exist must hold numbers too. Packed strips
+    // have zeros there, which the product with the keys passes on.
+    for (int row = 0; row < strip_rows; ++row) scratch_.shrink[row] = 1;
+    if (!packed) {
+      for (index_t i = 0; i < strip_rows * block_keys_; ++i) scratch_.scores[i] = 0;
+    }
+    for (index_t r = 0; r < strips() * strip_rows; ++r) {
+      scratch_.maximum[r] = masked_score<Real>;
+      scratch_.sum[r] = 0;
+      if constexpr (!std::is_same_v<decltype(problem_.sink), no_sink>) {
+        if (with_sink && r < row_count_) {
+          scratch_.maximum[r] =
+              problem_.sink.template logit<Real>(head_of(r)) * softmax_state<Real>::log2_e;
+          scratch_.sum[r] = 1;
+        }
+      }
+      for (index_t d = 0; d < width; ++d) scratch_.weighted[r * width + d] = 0;
+    }
+    const Real sign = problem_.scale < 0 ? Real(-1) : problem_.scale > 0 ? Real(1) : Real(0);
+    for (index_t strip = 0; strip < strips(); ++strip) {
+      using query_type = typename std::remove_cvref_t<decltype(problem_.q)>::value_type;
+      const query_type* rows[strip_rows];
+      const int count = rows_in(strip);
+      for (int row = 0; row < count; ++row) rows[row] = query_row(strip * strip_rows + row);
+      Real* to = scratch_.queries + strip * Tiles::query_strip_size(problem_.depth());
+      if (packed) {
+        Tiles::pack_queries(rows, count, problem_.depth(), sign, to);
+      } else {
+        Tiles::copy_queries(rows, count, problem_.depth(), sign, to);
+      }
+    }
+  }
+
+  // All rows against keys [key_begin, key_end) of one source.
+  template <class Source>
+  void visit(const Source& source, const packed_source<Real>& packed, index_t key_begin,
+             index_t key_end) {
+    const rows_of_sequence keys = source.keys.at(sequence_);
+    if (key_begin >= key_end) return;
+    for (const key_ranges::range& range : ranges(source, keys.count, key_begin, key_end)) {
+      const index_t first_step = range.begin / step_keys;
+      const index_t last_step = (range.end + step_keys - 1) / step_keys;
+      const index_t block_steps = block_keys_ / step_keys;
+      for (index_t step = first_step; step < last_step; step += block_steps) {
+        const index_t end = step + block_steps < last_step ? step + block_steps : last_step;
+        for (index_t strip = 0; strip < strips(); ++strip) {
+          visit_block(source, packed, keys, strip, step, end);
+        }
+      }
+    }
+  }
+
+  // Outputs and log-sum-exps of all rows.
+  void finish() const {
+    for (index_t r = 0; r < row_count_; ++r) finish_row(r, state(r));
+  }
+
+  softmax_state<Real> state(index_t r) const {
+    const index_t width = Tiles::padded(problem_.value_depth());
+    return {scratch_.maximum[r], scratch_.sum[r], scratch_.weighted + r * width, width};
+  }
+
+  void finish_row(index_t r, const softmax_state<Real>& state) const {
+    const index_t head = head_of(r), q = queries_.begin + query_of(r);
+    Tiles::store(state.weighted, problem_.value_depth(), state.normalizer(),
+                 problem_.out.row(queries_.batch, head, q));
+    if (problem_.lse.data() != nullptr) {
+      problem_.lse(queries_.batch, head, q) = state.log_sum_exp();
+    }
+  }
+
+  const tile_counts& counts() const { return counts_; }
+
+ private:
+  index_t strips() const { return (row_count_ + strip_rows - 1) / strip_rows; }
+  int rows_in(index_t strip) const {
+    const index_t left = row_count_ - strip * strip_rows;
+    return static_cast<int>(left < strip_rows ? left : strip_rows);
+  }
+  index_t head_of(index_t r) const {
+    return key_head_ * problem_.group() + (row_begin_ + r) / queries_.count;
+  }
+  index_t query_of(index_t r) const { return (row_begin_ + r) % queries_.count; }
+  auto query_row(index_t r) const {
+    return problem_.q.row(queries_.batch, head_of(r), queries_.begin + query_of(r));
+  }
+
+  // Cuts rows [first, first + count) of the tile at the borders of query heads.
+  template <class Visit>
+  HEED_INLINE void for_each_segment(index_t first, index_t count, Visit visit) const {
+    index_t r = first;
+    while (r < first + count) {
+      const index_t q = query_of(r);
+      index_t run = queries_.count - q;
+      if (run > first + count - r) run = first + count - r;
+      visit(row_segment{static_cast<int>(r - first), static_cast<int>(run), head_of(r), q});
+      r += run;
+    }
+  }
+
+  tile_extent extent(const row_segment& segment, index_t keys, index_t begin, index_t end) const {
+    return {sequence_, segment.head, segment.q,      segment.q + segment.count,
+            begin,     end,          queries_.count, keys};
+  }
+
+  template <class Source>
+  key_ranges ranges(const Source& source, index_t keys, index_t begin, index_t end) const {
+    if constexpr (!Source::masked) {
+      return key_ranges(begin, end);
+    } else {
+      key_ranges joined;
+      for_each_segment(0, row_count_, [&](const row_segment& segment) {
+        joined = joined | visible_keys(source.mask, extent(segment, keys, begin, end));
+      });
+      // Blocks start at whole steps: two ranges that share a step would visit it twice.
+      key_ranges whole;
+      for (const key_ranges::range& range : joined) {
+        const index_t last = (range.end + step_keys - 1) / step_keys * step_keys;
+        whole.add(range.begin / step_keys * step_keys, last < end ? last : end);
+      }
+      return whole;
+    }
+  }
+
+  template <class Source>
+  HEED_INLINE visibility classify(const Source& source, index_t strip, int rows, index_t keys,
+                                  index_t begin, index_t end) const {
+    if constexpr (!Source::masked) {
+      return visibility::all;
+    } else {
+      bool all = true, none = true;
+      for_each_segment(strip * strip_rows, rows, [&](const row_segment& segment) {
+        const visibility seen = tile_visibility(source.mask, extent(segment, keys, begin, end));
+        all = all && seen == visibility::all;
+        none = none && seen == visibility::none;
+      });
+      return all ? visibility::all : none ? visibility::none : visibility::some;
+    }
+  }
+
+  // Visits every row of a strip with its position, key at `first_key`.
+  template <class Visit>
+  HEED_INLINE void for_each_row(index_t strip, int rows, index_t first_key, index_t keys,
+                                Visit visit) const {
+    for (int row = 0; row < rows; ++row) {
+      const index_t r = strip * strip_rows + row;
+      visit(row, position{sequence_, head_of(r), query_of(r), first_key, queries_.count, keys});
+    }
+  }
+
+  // One strip against steps [first_step, last_step).
+  template <class Source>
+  void visit_block(const Source& source, const packed_source<Real>& packed,
+                   const rows_of_sequence& keys, index_t strip, index_t first_step,
+                   index_t last_step) {
+    constexpr Real log2_e = softmax_state<Real>::log2_e;
+    const int rows = rows_in(strip);
+    const index_t depth = problem_.depth();
+    const Real* queries = scratch_.queries + strip * Tiles::query_strip_size(depth);
+    Real* scores = scratch_.scores;
+    const Real magnitude = problem_.scale < 0   ? -problem_.scale
+                           : problem_.scale > 0 ? problem_.scale
+                                                : Real(1);
+    int visited = 0;
+    for (index_t step = first_step; step < last_step; ++step) {
+      const index_t begin = step * step_keys;
+      const index_t end = begin + step_keys < keys.count ? begin + step_keys : keys.count;
+      const int count = static_cast<int>(end - begin);
+      const std::uint64_t full = ~std::uint64_t{0} >> (64 - count);
+      std::uint64_t* bits = scratch_.bits + visited * strip_rows;
+      std::uint64_t any = full;
+      visibility seen = classify(source, strip, rows, keys.count, begin, end);
+      if constexpr (Source::masked) {
+        if (seen == visibility::some) {
+          // Decided score by score; the product is not computed for a tile that turns out empty.
+          std::uint64_t all = full;
+          any = 0;
+          for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
+            bits[row] = visible_bits<Real, Tiles::lanes>(source.mask, first, count);
+            any |= bits[row];
+            all &= bits[row];
+          });
+          seen = any == 0 ? visibility::none : all == full ? visibility::all : visibility::some;
+        }
+        if (seen == visibility::none) {
+          ++counts_.none;
+          continue;
+        }
+      }
+      ++(seen == visibility::all ? counts_.all : counts_.some);
+      Real* s = scores + visited * step_keys;
+      if (packed.keys != nullptr) {
+        Tiles::score(queries, packed.keys + step * Tiles::key_step_size(depth), depth, s,
+                     block_keys_);
+      } else {
+        Tiles::score_rows(queries, rows, source.k.row(keys.batch, key_head_, keys.begin + begin),
+                          source.k.stride(2), count, depth, s, block_keys_);
+      }
+      if constexpr (Source::scored) {
+        for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
+          apply_scores<Real, Tiles::lanes>(source.scores, s + row * block_keys_, magnitude, first,
+                                           count);
+        });
+      }
+      scratch_.partial[visited] = seen == visibility::some;
+      if (seen == visibility::some || count < step_keys) {
+        for (int row = 0; row < rows; ++row) {
+          if (seen == visibility::all) bits[row] = full;
+          mask_scores<Real, Tiles::lanes>(s + row * block_keys_, bits[row]);
+        }
+      }
+      scratch_.steps[visited] = step;
+      scratch_.first[visited] = static_cast<unsigned char>(__builtin_ctzll(any));
+      scratch_.last[visited] = static_cast<unsigned char>(64 - __builtin_clzll(any));
+      ++visited;
+    }
+    if (visited == 0) return;
+    Tiles::softmax(scores, block_keys_, rows, visited * step_keys,
+                   Source::scored ? log2_e : magnitude * log2_e,
+                   scratch_.maximum + strip * strip_rows, scratch_.sum + strip * strip_rows,
+                   scratch_.shrink);
+    if (packed.values != nullptr) {
+      accumulate(strip, rows, visited, packed.values, Tiles::padded(problem_.value_depth()),
+                 Tiles::padded(problem_.value_depth()),
+                 [&](index_t step) { return packed.finite[step] != 0; });
+    } else {
+      const auto* values = source.v.row(keys.batch, key_head_, keys.begin);
+      accumulate(strip, rows, visited, values, source.v.stride(2), problem_.value_depth(),
+                 [&](index_t step) {
+                   const index_t begin = step * step_keys;
+                   const index_t left = keys.count - begin;
+                   return Tiles::all_finite(values + begin * source.v.stride(2), source.v.stride(2),
+                                            static_cast<int>(left < step_keys ? left : step_keys),
+                                            problem_.value_depth());
+                 });
+    }
+  }
+
+  // O += P V over the visited steps, in runs of neighbours, each trimmed to the keys that some row
+  // sees. A step that is masked in part and has a value that is not finite is added key by key,
+  // since 0·∞ would leak what is masked.
+  template <class T, class Finite>
+  void accumulate(index_t strip, int rows, int visited, const T* values, index_t stride,
+                  index_t depth, Finite finite) {
+    const index_t width = Tiles::padded(problem_.value_depth());
+    Real* weighted = scratch_.weighted + strip * strip_rows * width;
+    const Real* shrink = scratch_.shrink;
+    int at = 0;
+    while (at < visited) {
+      const index_t step = scratch_.steps[at];
+      const bool by_key = scratch_.partial[at] != 0 && !finite(step);
+      int run = 1;
+      while (!by_key && at + run < visited && scratch_.steps[at + run] == step + run &&
+             (scratch_.partial[at + run] == 0 || finite(step + run))) {
+        ++run;
+      }
+      const Real* weights = scratch_.scores + at * step_keys;
+      const T* first = values + step * step_keys * stride;
+      if (by_key) {
+        add_visible(rows, scratch_.last[at], weights, scratch_.bits + at * strip_rows, first,
+                    stride, weighted, shrink);
+      } else {
+        const int begin = scratch_.first[at];
+        const int end = (run - 1) * step_keys + scratch_.last[at + run - 1];
+        Tiles::accumulate(weights + begin, block_keys_, rows, end - begin, first + begin * stride,
+                          stride, depth, weighted, width, shrink);
+      }
+      shrink = nullptr;
+      at += run;
+    }
+  }
+
+  template <class T>
+  HEED_NOINLINE void add_visible(int rows, int count, const Real* weights,
+                                 const std::uint64_t* bits, const T* values, index_t stride,
+                                 Real* weighted, const Real* shrink) const {
+    const index_t depth = problem_.value_depth(), width = Tiles::padded(depth);
+    for (int row = 0; row < rows; ++row) {
+      Real* to = weighted + row * width;
+      if (shrink != nullptr) {
+        for (index_t d = 0; d < depth; ++d) to[d] *= shrink[row];
+      }
+      for (int key = 0; key < count; ++key) {
+        if ((bits[row] >> key & 1) == 0) continue;
+        const Real weight = weights[row * block_keys_ + key];
+        for (index_t d = 0; d < depth; ++d) to[d] += weight * widen<Real>(values[key * stride + d]);
+      }
+    }
+  }
+
+  const Problem& problem_;
+  item_scratch<Tiles>& scratch_;
+  index_t sequence_, key_head_, row_begin_, row_count_, block_keys_;
+  rows_of_sequence queries_;
+  tile_counts counts_;
+};
+
+}  // namespace engine
+HEED_NAMESPACE_END

@@ -1,0 +1,45 @@
+#include <heed/score/softcap.hpp>
+#include <limits>
+
+#include "unit/score/support.hpp"
+
+namespace {
+
+using namespace heed_test;
+
+static_assert(heed::score_function<heed::softcap>);
+
+TEST(softcap, is_the_formula) {
+  for (const double cap : {0.5, 15.0, 50.0, 1000.0}) {
+    const auto formula = [&](double s, const position&) { return cap * std::tanh(s / cap); };
+    const tolerance limit{.relative_float = 8e-7, .relative_double = 2e-15, .of_result = true};
+    for (const call_shape& shape : odd_shapes) {
+      expect_formula(heed::softcap{cap}, shape, formula, limit);
+      expect_formula(heed::softcap{static_cast<float>(cap)}, shape, formula, limit);
+    }
+  }
+}
+
+TEST(softcap, bounds_any_score) {
+  const heed::softcap cap{30};
+  const position p{0, 0, 0, 0, 1, 1};
+  for (const float s : {1e4f, 1e30f, std::numeric_limits<float>::max()}) {
+    EXPECT_EQ(cap(s, p), 30.f);
+    EXPECT_EQ(cap(-s, p), -30.f);
+    const auto at = make_pack_position<float, 4>({1, 1, 1, 4}, 0, 0, 0, 0);
+    for (int lane = 0; lane < 4; ++lane) {
+      EXPECT_EQ(cap(pack<float, 4>(s), at)[lane], 30.f);
+      EXPECT_EQ(cap(pack<float, 4>(-s), at)[lane], -30.f);
+    }
+  }
+}
+
+TEST(softcap, refuses_a_cap_that_is_no_bound) {
+  EXPECT_EQ(error_of([] { heed::softcap{0}; }), "softcap: cap 0 is not in [1e-30, 1e30]");
+  EXPECT_EQ(error_of([] { heed::softcap{-50}; }), "softcap: cap -50 is not in [1e-30, 1e30]");
+  EXPECT_NE(error_of([] { heed::softcap{std::numeric_limits<double>::infinity()}; }), "no error");
+  EXPECT_NE(error_of([] { heed::softcap{std::numeric_limits<double>::quiet_NaN()}; }), "no error");
+  EXPECT_NE(error_of([] { heed::softcap{1e-31}; }), "no error");
+}
+
+}  // namespace
