@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 
 #include "heed/backend/select.hpp"
@@ -14,17 +15,35 @@ namespace heed_test {
 #if defined(HEED_TEST_BACKENDS)
 using namespace heed::backend;
 using all_backends = ::testing::Types<HEED_TEST_BACKENDS>;
+#elif defined(HEED_HAS_AMX)
+using all_backends = ::testing::Types<heed::backend::scalar, heed::backend::vec,
+                                      heed::backend::avx512, heed::backend::amx>;
 #elif defined(HEED_HAS_AVX512)
 using all_backends =
     ::testing::Types<heed::backend::scalar, heed::backend::vec, heed::backend::avx512>;
 #else
 using all_backends = ::testing::Types<heed::backend::scalar, heed::backend::vec>;
+#endif
 
-// Says once per program which backend is left out, as a skipped case.
+// Says once per program which backends are left out, as skipped cases.
+#if !defined(HEED_TEST_BACKENDS) && !defined(HEED_HAS_AVX512)
 TEST(backends, avx512) {
   GTEST_SKIP() << "the compiler's target (" << heed::abi_name << ") has no AVX-512";
 }
 #endif
+#if !defined(HEED_TEST_BACKENDS) && !defined(HEED_HAS_AMX)
+TEST(backends, amx) {
+  GTEST_SKIP() << "the compiler's target (" << heed::abi_name << ") has no AMX for bfloat16";
+}
+#endif
+
+// How far a log-sum-exp may be from the truth: where q, k, v and out are all of type T, a backend
+// may round the weights that it sums.
+template <class Backend, class T, class Real>
+double lse_tolerance(double truth) {
+  using tiles = typename Backend::template tiles<Real, T, T, T, T>;
+  return 1e-5 + 5e-6 * std::abs(truth) + static_cast<double>(tiles::weight_rounding);
+}
 
 struct backend_name {
   template <class Backend>

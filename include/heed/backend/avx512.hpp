@@ -21,7 +21,7 @@ struct avx512 {
   template <class Real>
   struct lanes;
 
-  template <class Real>
+  template <class Real, class... Operands>
   using tiles = detail::register_tiles<lanes<Real>>;
 };
 

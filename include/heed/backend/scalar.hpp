@@ -7,6 +7,7 @@
 
 #include "../core/element.hpp"
 #include "../core/pack.hpp"
+#include "detail/block_session.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend {
@@ -15,30 +16,30 @@ struct scalar {
   static constexpr std::string_view name = "scalar";
 
   template <class Real>
-  struct tiles {
+  struct plain_tiles {
     using real = Real;
+    using packed = Real;
+    using session = detail::block_session<plain_tiles>;
     static constexpr int lanes = 1;
     static constexpr int strip_rows = 4;
     static constexpr int step_keys = 64;
+    static constexpr index_t most_rows_in_place = 2 * strip_rows;
+    static constexpr Real weight_rounding = 0;
 
     static constexpr index_t padded(index_t depth) { return depth; }
     static constexpr index_t query_strip_size(index_t depth) { return strip_rows * depth; }
     static constexpr index_t key_step_size(index_t depth) { return step_keys * depth; }
+    static constexpr index_t value_step_size(index_t depth) { return step_keys * depth; }
 
     // strip[row][d] = sign·q[row][d]
     template <class T>
     static void pack_queries(const T* const* query_rows, int rows, index_t depth, Real sign,
                              Real* strip) {
-      for (int row = 0; row < strip_rows; ++row) {
+      for (int row = 0; row < rows; ++row) {
         for (index_t d = 0; d < depth; ++d) {
-          strip[row * depth + d] = row < rows ? sign * widen<Real>(query_rows[row][d]) : Real(0);
+          strip[row * depth + d] = sign * widen<Real>(query_rows[row][d]);
         }
       }
-    }
-    template <class T>
-    static void copy_queries(const T* const* query_rows, int rows, index_t depth, Real sign,
-                             Real* strip) {
-      pack_queries(query_rows, rows, depth, sign, strip);
     }
 
     // step[key][d]
@@ -69,9 +70,9 @@ struct scalar {
     }
 
     // s[row][key] = Σ_d q[row][d]·k[key][d]
-    static void score(const Real* strip, const Real* step, index_t depth, Real* s,
-                      index_t s_stride) {
-      score_rows(strip, strip_rows, step, depth, step_keys, depth, s, s_stride);
+    static void score(const Real* strip, int rows, const Real* step, index_t depth, int keys,
+                      Real* s, index_t s_stride) {
+      score_rows(strip, rows, step, depth, keys, depth, s, s_stride);
     }
     template <class T>
     static void score_rows(const Real* strip, int rows, const T* keys, index_t stride, int count,
@@ -139,6 +140,13 @@ struct scalar {
       }
     }
 
+    template <class T>
+    static void accumulate_rows(const Real* p, index_t p_stride, int rows, int count,
+                                const T* values, index_t stride, index_t depth, Real* o,
+                                index_t o_stride, const Real* shrink) {
+      accumulate(p, p_stride, rows, count, values, stride, depth, o, o_stride, shrink);
+    }
+
     // out[d] = o[d]·factor
     template <class T>
     static void store(const Real* o, index_t depth, Real factor, T* out) {
@@ -157,6 +165,9 @@ struct scalar {
       return x < Real(sizeof(Real) == 4 ? -126 : -1022) ? Real(0) : std::exp2(x);
     }
   };
+
+  template <class Real, class... Operands>
+  using tiles = plain_tiles<Real>;
 };
 
 }  // namespace backend

@@ -1,10 +1,11 @@
 // Which backend a call uses when it names none: the strongest that the target has, or the one that
-// HEED_DEFAULT_BACKEND names (scalar, vec, avx512; the CMake option HEED_BACKEND sets it).
+// HEED_DEFAULT_BACKEND names (scalar, vec, avx512, amx; the CMake option HEED_BACKEND sets it).
 #pragma once
 
 #include <concepts>
 #include <string_view>
 
+#include "amx.hpp"
 #include "avx512.hpp"
 #include "scalar.hpp"
 #include "vec.hpp"
@@ -14,6 +15,8 @@ namespace backend {
 
 #if defined(HEED_DEFAULT_BACKEND)
 using native = HEED_DEFAULT_BACKEND;
+#elif defined(HEED_HAS_AMX)
+using native = amx;
 #elif defined(HEED_HAS_AVX512)
 using native = avx512;
 #else

@@ -52,7 +52,7 @@ struct vec {
     }
   };
 
-  template <class Real>
+  template <class Real, class... Operands>
   using tiles = detail::register_tiles<lanes<Real>>;
 };
 

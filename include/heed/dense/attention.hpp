@@ -239,8 +239,11 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   const auto& runner = pick<picks_executor>(default_runner, modifiers...);
   const scratch* memory = find<scratch>(modifiers...);
   thread_workspace memory_of_thread;
-  engine::attend<typename Backend::template tiles<Real>, Problem>(
-      problem, memory != nullptr ? memory->memory : memory_of_thread.get())
+  using Tiles =
+      typename Backend::template tiles<Real, query_type, out_type, typename Sources::key_type...,
+                                       typename Sources::value_type...>;
+  engine::attend<Tiles, Problem>(problem,
+                                 memory != nullptr ? memory->memory : memory_of_thread.get())
       .run(runner.runner);
 }
 

@@ -13,6 +13,7 @@ template <class Tiles, class Problem>
 class attend {
  public:
   using Real = typename Tiles::real;
+  using Packed = typename Tiles::packed;
   static constexpr index_t step_keys = Tiles::step_keys;
   static constexpr index_t strip_rows = Tiles::strip_rows;
 
@@ -61,11 +62,14 @@ class attend {
     return std::apply([&](const auto&... source) { return (steps_of(source, sequence) + ...); },
                       problem_.sources);
   }
-  bool in_place(index_t sequence) const { return rows_of(sequence) <= sizes_.rows_in_place; }
+  bool in_place(index_t sequence) const {
+    return rows_of(sequence) <= sizes_.rows_in_place &&
+           rows_of(sequence) <= Tiles::most_rows_in_place;
+  }
   index_t step_bytes() const {
     return (Tiles::key_step_size(problem_.depth()) +
-            step_keys * Tiles::padded(problem_.value_depth())) *
-           static_cast<index_t>(sizeof(Real));
+            Tiles::value_step_size(problem_.value_depth())) *
+           static_cast<index_t>(sizeof(Packed));
   }
   index_t packed_bytes(index_t sequence) const {
     return in_place(sequence) ? 0 : all_steps(sequence) * step_bytes();
@@ -104,8 +108,8 @@ class attend {
     }
     if (largest < tile_rows_) tile_rows_ = ceil_div(largest, strip_rows) * strip_rows;
     block_keys_ = block_keys(sizes_, problem_.depth(), problem_.value_depth(),
-                             static_cast<index_t>(sizeof(Real)), step_keys);
-    budget_ = sizes_.packed_bytes;
+                             static_cast<index_t>(sizeof(Packed)), step_keys);
+    budget_ = sizes_.packed_bytes * workers;
   }
 
   // Item → pair by bisection, then tile and split within the pair.
@@ -134,8 +138,8 @@ class attend {
         if (splits > 1) states += rows_of(sequence) * splits;
       }
       step_pair_ = memory.take<index_t>(steps);
-      packed_keys_ = memory.take<Real>(steps * Tiles::key_step_size(problem_.depth()));
-      packed_values_ = memory.take<Real>(steps * step_keys * Tiles::padded(problem_.value_depth()));
+      packed_keys_ = memory.take<Packed>(steps * Tiles::key_step_size(problem_.depth()));
+      packed_values_ = memory.take<Packed>(steps * Tiles::value_step_size(problem_.value_depth()));
       finite_ = memory.take<unsigned char>(steps);
       states_ = memory.take<Real>(states * state_size());
       scratch_ = memory.take<item_scratch<Tiles>>(workers_);
@@ -187,7 +191,7 @@ class attend {
         finite_[wave_step] = Tiles::pack_values(
             source.v.row(keys.batch, head, keys.begin + begin), source.v.stride(2), count,
             problem_.value_depth(),
-            packed_values_ + wave_step * step_keys * Tiles::padded(problem_.value_depth()));
+            packed_values_ + wave_step * Tiles::value_step_size(problem_.value_depth()));
       }
       step -= steps;
     };
@@ -206,9 +210,10 @@ class attend {
     const index_t left = rows_of(sequence) - row_begin;
     const index_t row_count = left < tile_rows_ ? left : tile_rows_;
     const bool packed = !in_place(sequence);
-    tile_loop<Tiles, Problem> loop(problem_, scratch, sequence, head, row_begin, row_count,
-                                   block_keys_);
-    loop.start(split == 0, packed);
+    typename Tiles::session session(packed, row_count, scratch.scores, block_keys_);
+    tile_loop<Tiles, Problem> loop(problem_, scratch, session, packed, sequence, head, row_begin,
+                                   row_count, block_keys_);
+    loop.start(split == 0);
     index_t first_step = plan.first_step;
     const auto visit = [&](const auto& source) {
       const index_t steps = steps_of(source, sequence);
@@ -217,17 +222,17 @@ class attend {
       const index_t begin = steps * split / splits * step_keys;
       index_t end = steps * (split + 1) / splits * step_keys;
       if (end > keys) end = keys;
-      packed_source<Real> where;
+      packed_source<Packed> where;
       if (packed) {
         where.keys = packed_keys_ + first_step * Tiles::key_step_size(problem_.depth());
-        where.values =
-            packed_values_ + first_step * step_keys * Tiles::padded(problem_.value_depth());
+        where.values = packed_values_ + first_step * Tiles::value_step_size(problem_.value_depth());
         where.finite = finite_ + first_step;
         first_step += steps;
       }
       loop.visit(source, where, begin, end);
     };
     std::apply([&](const auto&... source) { (visit(source), ...); }, problem_.sources);
+    loop.settle();
     if (splits == 1) {
       loop.finish();
     } else {
@@ -260,7 +265,9 @@ class attend {
     if (splits == 1) return;
     const pair_plan& plan = pairs_[pair - wave_];
     const index_t rows = rows_of(sequence);
-    tile_loop<Tiles, Problem> loop(problem_, scratch, sequence, head, 0, rows, block_keys_);
+    typename Tiles::session session(true, rows, scratch.scores, block_keys_);
+    tile_loop<Tiles, Problem> loop(problem_, scratch, session, true, sequence, head, 0, rows,
+                                   block_keys_);
     for (index_t r = 0; r < rows; ++r) {
       softmax_state<Real> state = stored(state_of(plan, splits, r, 0));
       for (index_t split = 1; split < splits; ++split) {
@@ -277,8 +284,8 @@ class attend {
   index_t tile_rows_ = 0, all_tiles_ = 0, block_keys_ = 0, budget_ = 0, wave_ = 0;
   pair_plan* pairs_ = nullptr;
   index_t* step_pair_ = nullptr;
-  Real* packed_keys_ = nullptr;
-  Real* packed_values_ = nullptr;
+  Packed* packed_keys_ = nullptr;
+  Packed* packed_values_ = nullptr;
   unsigned char* finite_ = nullptr;
   Real* states_ = nullptr;
   item_scratch<Tiles>* scratch_ = nullptr;

@@ -13,10 +13,11 @@ namespace engine {
 struct blocking {
   // Bytes of second-level cache that one core may count on.
   index_t cache_bytes = detect_cache_bytes();
-  // Packed keys and values are kept for as many KV heads at once as fit here (one at least).
-  index_t packed_bytes = index_t{8} << 20;
+  // Packed keys and values are kept for as many KV heads at once as fit here for every worker (one
+  // at least): a head's are still in the second-level cache when its queries come.
+  index_t packed_bytes = cache_bytes / 4;
   // Query rows of a work item: enough to reuse a block of keys from the cache many times.
-  index_t tile_rows = 96;
+  index_t tile_rows = 192;
   // A call is cut into at least this many items where its shape allows it.
   index_t wanted_items = 64;
   // Up to this many query rows per KV head, keys are read in place instead of packed.

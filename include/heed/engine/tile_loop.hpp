@@ -20,10 +20,10 @@ HEED_NAMESPACE_BEGIN
 namespace engine {
 
 // Steps of one source of one KV head in the packed form; null where keys are read in place.
-template <class Real>
+template <class Packed>
 struct packed_source {
-  const Real* keys = nullptr;             // [steps] of key_step_size
-  const Real* values = nullptr;           // [steps][64][padded Dv]
+  const Packed* keys = nullptr;           // [steps] of key_step_size
+  const Packed* values = nullptr;         // [steps] of value_step_size
   const unsigned char* finite = nullptr;  // [steps]: all values of the step are finite
 };
 
@@ -31,15 +31,17 @@ struct packed_source {
 template <class Tiles>
 struct item_scratch {
   using Real = typename Tiles::real;
-  static constexpr index_t rows = Tiles::strip_rows;
+  // Of a strip: packed, or the one strip that reads its keys in place.
+  static constexpr index_t rows =
+      Tiles::strip_rows > Tiles::most_rows_in_place ? Tiles::strip_rows : Tiles::most_rows_in_place;
 
-  Real* queries;           // [strips] of query_strip_size
-  Real* weighted;          // [strips·rows][padded Dv]
-  Real* maximum;           // [strips·rows]
-  Real* sum;               // [strips·rows]
-  Real* shrink;            // [rows]
-  Real* scores;            // [rows][block_keys]
-  std::uint64_t* bits;     // [block_keys / 64][rows]
+  typename Tiles::packed* queries;  // [strips] of query_strip_size
+  Real* weighted;                   // [strips·rows][padded Dv]
+  Real* maximum;                    // [strips·rows]
+  Real* sum;                        // [strips·rows]
+  Real* shrink;                     // [rows]
+  Real* scores;                     // the session's
+  std::uint64_t* bits;              // [block_keys / 64][rows]
   index_t* steps;          // [block_keys / 64]: the steps that the columns of `scores` stand for
   unsigned char* partial;  // [block_keys / 64]: the step's bits were needed
   unsigned char* first;    // [block_keys / 64]: first key of the step that some row sees
@@ -47,13 +49,14 @@ struct item_scratch {
 
   void take(heed::detail::bump& memory, index_t tile_rows, index_t depth, index_t value_depth,
             index_t block_keys) {
-    const index_t strips = (tile_rows + rows - 1) / rows;
-    queries = memory.take<Real>(strips * Tiles::query_strip_size(depth));
-    weighted = memory.take<Real>(strips * rows * Tiles::padded(value_depth));
-    maximum = memory.take<Real>(strips * rows);
-    sum = memory.take<Real>(strips * rows);
+    const index_t strips =
+        ((tile_rows > rows ? tile_rows : rows) + Tiles::strip_rows - 1) / Tiles::strip_rows;
+    queries = memory.take<typename Tiles::packed>(strips * Tiles::query_strip_size(depth));
+    weighted = memory.take<Real>(strips * Tiles::strip_rows * Tiles::padded(value_depth));
+    maximum = memory.take<Real>(strips * Tiles::strip_rows);
+    sum = memory.take<Real>(strips * Tiles::strip_rows);
     shrink = memory.take<Real>(rows);
-    scores = memory.take<Real>(rows * block_keys);
+    scores = memory.take<Real>(Tiles::session::score_size(block_keys));
     bits = memory.take<std::uint64_t>(block_keys / Tiles::step_keys * rows);
     steps = memory.take<index_t>(block_keys / Tiles::step_keys);
     partial = memory.take<unsigned char>(block_keys / Tiles::step_keys);
@@ -74,13 +77,19 @@ template <class Tiles, class Problem>
 class tile_loop {
  public:
   using Real = typename Tiles::real;
-  static constexpr int strip_rows = Tiles::strip_rows;
+  using Packed = typename Tiles::packed;
+  using Session = typename Tiles::session;
   static constexpr int step_keys = Tiles::step_keys;
 
-  tile_loop(const Problem& problem, item_scratch<Tiles>& scratch, index_t sequence,
-            index_t key_head, index_t row_begin, index_t row_count, index_t block_keys)
+  // Keys come packed, or `row_count`, at most Tiles::most_rows_in_place, rows read them in place.
+  tile_loop(const Problem& problem, item_scratch<Tiles>& scratch, Session& session, bool packed,
+            index_t sequence, index_t key_head, index_t row_begin, index_t row_count,
+            index_t block_keys)
       : problem_(problem),
         scratch_(scratch),
+        session_(session),
+        packed_(packed),
+        strip_rows_(packed ? Tiles::strip_rows : static_cast<int>(Tiles::most_rows_in_place)),
         sequence_(sequence),
         key_head_(key_head),
         row_begin_(row_begin),
@@ -89,15 +98,13 @@ class tile_loop {
         queries_(problem.queries.at(sequence)) {}
 
   // Empty states, or the sink's in the item that owns the first keys.
-  void start(bool with_sink, bool packed) {
+  void start(bool with_sink) {
     const index_t width = Tiles::padded(problem_.value_depth());
-    // Kernels work on whole strips: rows that do not exist must hold numbers too. Packed strips
-    // have zeros there, which the product with the keys passes on.
-    for (int row = 0; row < strip_rows; ++row) scratch_.shrink[row] = 1;
-    if (!packed) {
-      for (index_t i = 0; i < strip_rows * block_keys_; ++i) scratch_.scores[i] = 0;
-    }
-    for (index_t r = 0; r < strips() * strip_rows; ++r) {
+    // Kernels may work on whole strips, or on four rows in place: rows that do not exist must hold
+    // numbers too.
+    const index_t height = packed_ ? strips() * strip_rows_ : (row_count_ + 3) / 4 * 4;
+    for (int row = 0; row < strip_rows_; ++row) scratch_.shrink[row] = 1;
+    for (index_t r = 0; r < height; ++r) {
       scratch_.maximum[r] = masked_score<Real>;
       scratch_.sum[r] = 0;
       if constexpr (!std::is_same_v<decltype(problem_.sink), no_sink>) {
@@ -112,21 +119,17 @@ class tile_loop {
     const Real sign = problem_.scale < 0 ? Real(-1) : problem_.scale > 0 ? Real(1) : Real(0);
     for (index_t strip = 0; strip < strips(); ++strip) {
       using query_type = typename std::remove_cvref_t<decltype(problem_.q)>::value_type;
-      const query_type* rows[strip_rows];
+      const query_type* rows[item_scratch<Tiles>::rows];
       const int count = rows_in(strip);
-      for (int row = 0; row < count; ++row) rows[row] = query_row(strip * strip_rows + row);
-      Real* to = scratch_.queries + strip * Tiles::query_strip_size(problem_.depth());
-      if (packed) {
-        Tiles::pack_queries(rows, count, problem_.depth(), sign, to);
-      } else {
-        Tiles::copy_queries(rows, count, problem_.depth(), sign, to);
-      }
+      for (int row = 0; row < count; ++row) rows[row] = query_row(strip * strip_rows_ + row);
+      session_.pack_queries(rows, count, problem_.depth(), sign,
+                            scratch_.queries + strip * Tiles::query_strip_size(problem_.depth()));
     }
   }
 
   // All rows against keys [key_begin, key_end) of one source.
   template <class Source>
-  void visit(const Source& source, const packed_source<Real>& packed, index_t key_begin,
+  void visit(const Source& source, const packed_source<Packed>& packed, index_t key_begin,
              index_t key_end) {
     const rows_of_sequence keys = source.keys.at(sequence_);
     if (key_begin >= key_end) return;
@@ -142,6 +145,9 @@ class tile_loop {
       }
     }
   }
+
+  // What the session put off; before states are read.
+  void settle() { session_.settle(); }
 
   // Outputs and log-sum-exps of all rows.
   void finish() const {
@@ -165,10 +171,10 @@ class tile_loop {
   const tile_counts& counts() const { return counts_; }
 
  private:
-  index_t strips() const { return (row_count_ + strip_rows - 1) / strip_rows; }
+  index_t strips() const { return (row_count_ + strip_rows_ - 1) / strip_rows_; }
   int rows_in(index_t strip) const {
-    const index_t left = row_count_ - strip * strip_rows;
-    return static_cast<int>(left < strip_rows ? left : strip_rows);
+    const index_t left = row_count_ - strip * strip_rows_;
+    return static_cast<int>(left < strip_rows_ ? left : strip_rows_);
   }
   index_t head_of(index_t r) const {
     return key_head_ * problem_.group() + (row_begin_ + r) / queries_.count;
@@ -222,7 +228,7 @@ class tile_loop {
       return visibility::all;
     } else {
       bool all = true, none = true;
-      for_each_segment(strip * strip_rows, rows, [&](const row_segment& segment) {
+      for_each_segment(strip * strip_rows_, rows, [&](const row_segment& segment) {
         const visibility seen = tile_visibility(source.mask, extent(segment, keys, begin, end));
         all = all && seen == visibility::all;
         none = none && seen == visibility::none;
@@ -236,21 +242,21 @@ class tile_loop {
   HEED_INLINE void for_each_row(index_t strip, int rows, index_t first_key, index_t keys,
                                 Visit visit) const {
     for (int row = 0; row < rows; ++row) {
-      const index_t r = strip * strip_rows + row;
+      const index_t r = strip * strip_rows_ + row;
       visit(row, position{sequence_, head_of(r), query_of(r), first_key, queries_.count, keys});
     }
   }
 
   // One strip against steps [first_step, last_step).
   template <class Source>
-  void visit_block(const Source& source, const packed_source<Real>& packed,
+  void visit_block(const Source& source, const packed_source<Packed>& packed,
                    const rows_of_sequence& keys, index_t strip, index_t first_step,
                    index_t last_step) {
     constexpr Real log2_e = softmax_state<Real>::log2_e;
     const int rows = rows_in(strip);
     const index_t depth = problem_.depth();
-    const Real* queries = scratch_.queries + strip * Tiles::query_strip_size(depth);
-    Real* scores = scratch_.scores;
+    const Packed* queries = scratch_.queries + strip * Tiles::query_strip_size(depth);
+    const index_t s_stride = session_.stride();
     const Real magnitude = problem_.scale < 0   ? -problem_.scale
                            : problem_.scale > 0 ? problem_.scale
                                                 : Real(1);
@@ -260,7 +266,7 @@ class tile_loop {
       const index_t end = begin + step_keys < keys.count ? begin + step_keys : keys.count;
       const int count = static_cast<int>(end - begin);
       const std::uint64_t full = ~std::uint64_t{0} >> (64 - count);
-      std::uint64_t* bits = scratch_.bits + visited * strip_rows;
+      std::uint64_t* bits = scratch_.bits + visited * strip_rows_;
       std::uint64_t any = full;
       visibility seen = classify(source, strip, rows, keys.count, begin, end);
       if constexpr (Source::masked) {
@@ -281,62 +287,78 @@ class tile_loop {
         }
       }
       ++(seen == visibility::all ? counts_.all : counts_.some);
-      Real* s = scores + visited * step_keys;
+      if (visited == 0) {
+        session_.begin(rows, Source::scored ? log2_e : magnitude * log2_e,
+                       scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
+                       scratch_.shrink);
+      }
+      Real* s = session_.scores();
+      const int last = 64 - __builtin_clzll(any);  // one past the last key that some row sees
       if (packed.keys != nullptr) {
-        Tiles::score(queries, packed.keys + step * Tiles::key_step_size(depth), depth, s,
-                     block_keys_);
+        session_.score(queries, packed.keys + step * Tiles::key_step_size(depth), depth, last);
       } else {
-        Tiles::score_rows(queries, rows, source.k.row(keys.batch, key_head_, keys.begin + begin),
-                          source.k.stride(2), count, depth, s, block_keys_);
+        session_.score_rows(queries, source.k.row(keys.batch, key_head_, keys.begin + begin),
+                            source.k.stride(2), count, depth);
       }
       if constexpr (Source::scored) {
         for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
-          apply_scores<Real, Tiles::lanes>(source.scores, s + row * block_keys_, magnitude, first,
-                                           count);
+          apply_scores<Real, Tiles::lanes>(source.scores, s + row * s_stride, magnitude, first,
+                                           last);
         });
       }
       scratch_.partial[visited] = seen == visibility::some;
       if (seen == visibility::some || count < step_keys) {
         for (int row = 0; row < rows; ++row) {
           if (seen == visibility::all) bits[row] = full;
-          mask_scores<Real, Tiles::lanes>(s + row * block_keys_, bits[row]);
+          mask_scores<Real, Tiles::lanes>(s + row * s_stride, bits[row]);
         }
       }
       scratch_.steps[visited] = step;
       scratch_.first[visited] = static_cast<unsigned char>(__builtin_ctzll(any));
-      scratch_.last[visited] = static_cast<unsigned char>(64 - __builtin_clzll(any));
+      scratch_.last[visited] = static_cast<unsigned char>(last);
+      session_.ready(last);
       ++visited;
     }
     if (visited == 0) return;
-    Tiles::softmax(scores, block_keys_, rows, visited * step_keys,
-                   Source::scored ? log2_e : magnitude * log2_e,
-                   scratch_.maximum + strip * strip_rows, scratch_.sum + strip * strip_rows,
-                   scratch_.shrink);
+    session_.finish();
+    const auto* values = source.v.row(keys.batch, key_head_, keys.begin);
+    const index_t stride = source.v.stride(2), value_depth = problem_.value_depth();
     if (packed.values != nullptr) {
-      accumulate(strip, rows, visited, packed.values, Tiles::padded(problem_.value_depth()),
-                 Tiles::padded(problem_.value_depth()),
-                 [&](index_t step) { return packed.finite[step] != 0; });
+      accumulate(
+          strip, rows, visited, values, stride,
+          [&](index_t step) { return packed.finite[step] != 0; },
+          [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
+            session_.accumulate(first, last,
+                                packed.values + step * Tiles::value_step_size(value_depth),
+                                value_depth, weighted, shrink);
+          });
     } else {
-      const auto* values = source.v.row(keys.batch, key_head_, keys.begin);
-      accumulate(strip, rows, visited, values, source.v.stride(2), problem_.value_depth(),
-                 [&](index_t step) {
-                   const index_t begin = step * step_keys;
-                   const index_t left = keys.count - begin;
-                   return Tiles::all_finite(values + begin * source.v.stride(2), source.v.stride(2),
-                                            static_cast<int>(left < step_keys ? left : step_keys),
-                                            problem_.value_depth());
-                 });
+      accumulate(
+          strip, rows, visited, values, stride,
+          [&](index_t step) {
+            const index_t begin = step * step_keys;
+            const index_t left = keys.count - begin;
+            return Tiles::all_finite(values + begin * stride, stride,
+                                     static_cast<int>(left < step_keys ? left : step_keys),
+                                     value_depth);
+          },
+          [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
+            session_.accumulate_rows(first, last,
+                                     values + (step * step_keys + first % step_keys) * stride,
+                                     stride, value_depth, weighted, shrink);
+          });
     }
   }
 
   // O += P V over the visited steps, in runs of neighbours, each trimmed to the keys that some row
-  // sees. A step that is masked in part and has a value that is not finite is added key by key,
-  // since 0·∞ would leak what is masked.
-  template <class T, class Finite>
+  // sees: add(first step, first column, one past the last, O, shrink). A step that is masked in
+  // part and has a value that is not finite is added key by key from the caller's `values`, since
+  // 0·∞ would leak what is masked.
+  template <class T, class Finite, class Add>
   void accumulate(index_t strip, int rows, int visited, const T* values, index_t stride,
-                  index_t depth, Finite finite) {
+                  Finite finite, Add add) {
     const index_t width = Tiles::padded(problem_.value_depth());
-    Real* weighted = scratch_.weighted + strip * strip_rows * width;
+    Real* weighted = scratch_.weighted + strip * strip_rows_ * width;
     const Real* shrink = scratch_.shrink;
     int at = 0;
     while (at < visited) {
@@ -347,16 +369,12 @@ class tile_loop {
              (scratch_.partial[at + run] == 0 || finite(step + run))) {
         ++run;
       }
-      const Real* weights = scratch_.scores + at * step_keys;
-      const T* first = values + step * step_keys * stride;
       if (by_key) {
-        add_visible(rows, scratch_.last[at], weights, scratch_.bits + at * strip_rows, first,
-                    stride, weighted, shrink);
+        session_.settle();
+        add_visible(rows, at, values + step * step_keys * stride, stride, weighted, shrink);
       } else {
-        const int begin = scratch_.first[at];
-        const int end = (run - 1) * step_keys + scratch_.last[at + run - 1];
-        Tiles::accumulate(weights + begin, block_keys_, rows, end - begin, first + begin * stride,
-                          stride, depth, weighted, width, shrink);
+        add(step, at * step_keys + scratch_.first[at],
+            (at + run - 1) * step_keys + scratch_.last[at + run - 1], weighted, shrink);
       }
       shrink = nullptr;
       at += run;
@@ -364,18 +382,18 @@ class tile_loop {
   }
 
   template <class T>
-  HEED_NOINLINE void add_visible(int rows, int count, const Real* weights,
-                                 const std::uint64_t* bits, const T* values, index_t stride,
-                                 Real* weighted, const Real* shrink) const {
+  HEED_NOINLINE void add_visible(int rows, int at, const T* values, index_t stride, Real* weighted,
+                                 const Real* shrink) const {
     const index_t depth = problem_.value_depth(), width = Tiles::padded(depth);
+    const std::uint64_t* bits = scratch_.bits + at * strip_rows_;
     for (int row = 0; row < rows; ++row) {
       Real* to = weighted + row * width;
       if (shrink != nullptr) {
         for (index_t d = 0; d < depth; ++d) to[d] *= shrink[row];
       }
-      for (int key = 0; key < count; ++key) {
+      for (int key = 0; key < scratch_.last[at]; ++key) {
         if ((bits[row] >> key & 1) == 0) continue;
-        const Real weight = weights[row * block_keys_ + key];
+        const Real weight = session_.weight(row, at * step_keys + key);
         for (index_t d = 0; d < depth; ++d) to[d] += weight * widen<Real>(values[key * stride + d]);
       }
     }
@@ -383,6 +401,9 @@ class tile_loop {
 
   const Problem& problem_;
   item_scratch<Tiles>& scratch_;
+  Session& session_;
+  bool packed_;
+  int strip_rows_;
   index_t sequence_, key_head_, row_begin_, row_count_, block_keys_;
   rows_of_sequence queries_;
   tile_counts counts_;

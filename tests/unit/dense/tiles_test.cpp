@@ -74,10 +74,14 @@ class tiles : public ::testing::Test {
     for (const call& c : {call{1, 1, 700, 700}, call{4, 2, 130, 257}, call{2, 1, 3, 1000},
                           call{8, 2, 1, 300}, call{1, 1, 513, 64}}) {
       const heed::tile_counts counts = run(mask, c.heads, c.key_heads, c.queries, c.keys);
+      const index_t rows = c.heads / c.key_heads * c.queries;
+      const bool in_place = rows <= heed::engine::blocking::current().rows_in_place &&
+                            rows <= Tiles::most_rows_in_place;
       // Tiles never straddle the items that a call is cut into; tile rows are whole strips, so the
       // scan needs no more than the strips themselves.
       const scan wanted = scan_tiles(mask, c.heads, c.key_heads, c.queries, c.keys,
-                                     Tiles::strip_rows, Tiles::strip_rows * 1000000);
+                                     in_place ? Tiles::most_rows_in_place : Tiles::strip_rows,
+                                     Tiles::strip_rows * 1000000);
       EXPECT_EQ(counts.all, wanted.all) << name << " " << c.queries << "x" << c.keys;
       EXPECT_EQ(counts.some, wanted.some) << name << " " << c.queries << "x" << c.keys;
       EXPECT_LE(counts.none * 100, (counts.visited() + 8) * most_looked_at_in_vain_percent)

@@ -281,7 +281,8 @@ void check_low_precision(const vector_case& c) {
     for (std::size_t i = 0; i < lse_truth.size(); ++i) {
       const double got = static_cast<double>(lse_data[i]);
       if (got != lse_truth[i]) {
-        EXPECT_NEAR(got, lse_truth[i], 1e-5 + 5e-6 * std::abs(lse_truth[i])) << i;
+        EXPECT_NEAR(got, lse_truth[i], (heed_test::lse_tolerance<Backend, T, float>(lse_truth[i])))
+            << i;
       }
     }
   }

@@ -13,6 +13,7 @@
 
 #include "../../core/element.hpp"
 #include "../../core/pack.hpp"
+#include "block_session.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend::detail {
@@ -89,13 +90,38 @@ HEED_INLINE void transpose(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
   }
 }
 
+// Lane i of the result is the sum of the lanes of v[i]: a tree of additions that halves the number
+// of vectors in each round, where summing them one by one would take a shuffle per addition.
+template <int Distance, class T, int N>
+HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
+  if constexpr (Distance == 0) {
+    return *v;
+  } else {
+    // Vectors i and i + Distance meet here, after those nearer to each other.
+    const auto a = sum_each<Distance / 2>(v).v;
+    const auto b = sum_each<Distance / 2>(v + Distance).v;
+    return [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+      constexpr auto d = static_cast<std::size_t>(Distance);
+      constexpr auto n = static_cast<std::size_t>(N);
+      return pack<T, N>(
+          __builtin_shufflevector(a, b, static_cast<int>((L & d) != 0 ? n + L : L)...) +
+          __builtin_shufflevector(a, b, static_cast<int>((L & d) != 0 ? n + L - d : L + d)...));
+    }
+    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
+  }
+}
+
 template <class Lanes>
 struct register_tiles {
   using real = typename Lanes::real;
+  using packed = real;
+  using session = block_session<register_tiles>;
   using pack_type = typename Lanes::pack_type;
   static constexpr int lanes = pack_type::size;
   static constexpr int strip_rows = Lanes::rows;
   static constexpr int step_keys = 64;
+  static constexpr index_t most_rows_in_place = 2 * strip_rows;
+  static constexpr real weight_rounding = 0;
   static constexpr int columns = Lanes::columns;
   static constexpr int panel_keys = columns * lanes;
   static_assert(step_keys % panel_keys == 0);
@@ -104,39 +130,27 @@ struct register_tiles {
   static constexpr index_t padded(index_t depth) { return (depth + lanes - 1) / lanes * lanes; }
   static constexpr index_t query_strip_size(index_t depth) { return strip_rows * padded(depth); }
   static constexpr index_t key_step_size(index_t depth) { return step_keys * depth; }
+  static constexpr index_t value_step_size(index_t depth) { return step_keys * padded(depth); }
 
-  // strip[d][row] = sign·q[row][d]; rows that do not exist are 0.
+  // strip[row][d] = sign·q[row][d], rows padded with 0 to whole vectors; rows up to the next four,
+  // or of a whole strip, are 0 where they do not exist.
   template <class T>
   static void pack_queries(const T* const* query_rows, int rows, index_t depth, real sign,
                            real* strip) {
-    for (int row = 0; row < strip_rows; ++row) {
-      real* column = strip + row;
-      if (row < rows) {
-        const T* query = query_rows[row];
-        for (index_t d = 0; d < depth; ++d) column[d * strip_rows] = sign * widen<real>(query[d]);
-      } else {
-        for (index_t d = 0; d < depth; ++d) column[d * strip_rows] = real(0);
+    const int height = rows < strip_rows ? strip_rows : (rows + 3) / 4 * 4;
+    for (int row = 0; row < height; ++row, strip += padded(depth)) {
+      for (index_t d = 0; d < depth; d += lanes) {
+        store_pack(strip + d, row < rows ? load_row_part<T>(query_rows[row], d, depth) * sign
+                                         : pack_type(real(0)));
       }
     }
   }
 
-  // strip[row][d] = sign·q[row][d], rows padded with 0 to whole vectors: for score_rows.
-  template <class T>
-  static void copy_queries(const T* const* query_rows, int rows, index_t depth, real sign,
-                           real* strip) {
-    const index_t stride = padded(depth);
-    for (int row = 0; row < strip_rows; ++row) {
-      for (index_t d = 0; d < stride; ++d) {
-        strip[row * stride + d] =
-            row < rows && d < depth ? sign * widen<real>(query_rows[row][d]) : real(0);
-      }
-    }
-  }
-
-  // step[panel][d][key]: 64 keys in panels of one register tile's width; missing keys are 0.
+  // step[panel][d][key]: 64 keys in panels of one register tile's width, as many vectors of keys as
+  // there are; missing keys are 0.
   template <class T>
   static void pack_keys(const T* keys, index_t stride, int count, index_t depth, real* step) {
-    for (int first = 0; first < step_keys; first += lanes) {
+    for (int first = 0; first < count; first += lanes) {
       real* column = step + first / panel_keys * panel_keys * depth + first % panel_keys;
       for (index_t d = 0; d < depth; d += lanes) {
         const int width = static_cast<int>(depth - d < lanes ? depth - d : lanes);
@@ -157,17 +171,15 @@ struct register_tiles {
     }
   }
 
-  // step[key][dv], rows padded with 0 to whole vectors, missing keys 0. Returns whether all values
+  // step[key][dv], rows padded with 0 to whole vectors. Returns whether all values
   // are finite: if not, masked keys have to be left out of sums rather than weighted with 0.
   template <class T>
   static bool pack_values(const T* values, index_t stride, int count, index_t depth, real* step) {
     const index_t width = padded(depth);
-    pack_type largest(real(0));
     lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
-    for (int key = 0; key < step_keys; ++key) {
+    for (int key = 0; key < count; ++key) {
       for (index_t d = 0; d < width; d += lanes) {
-        const pack_type v =
-            key < count ? load_row_part<T>(values + key * stride, d, depth) : pack_type(real(0));
+        const pack_type v = load_row_part<T>(values + key * stride, d, depth);
         finite = finite & is_finite(v);
         store_pack(step + key * width + d, v);
       }
@@ -186,26 +198,38 @@ struct register_tiles {
     return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
   }
 
-  // s[row][key] = Σ_d q[row][d]·k[key][d] for one strip and one packed step of 64 keys.
-  static void score(const real* strip, const real* step, index_t depth, real* s, index_t s_stride) {
-    for (int first = 0; first < step_keys; first += panel_keys) {
-      score_panel(strip, step + first * depth, depth, s + first, s_stride);
+  // s[row][key] = Σ_d q[row][d]·k[key][d] for one strip and the first `keys` of a packed step, in
+  // whole vectors.
+  static void score(const real* strip, int, const real* step, index_t depth, int keys, real* s,
+                    index_t s_stride) {
+    for (int first = 0; first < keys; first += panel_keys) {
+      const int vectors = (keys - first + lanes - 1) / lanes;
+      const real* panel = step + first * depth;
+      if (vectors >= columns) {
+        score_panel<columns>(strip, panel, depth, s + first, s_stride);
+      } else if (vectors > columns / 2) {
+        score_panel<columns / 2 + 1>(strip, panel, depth, s + first, s_stride);
+      } else if (vectors > 1) {
+        score_panel<columns / 2>(strip, panel, depth, s + first, s_stride);
+      } else {
+        score_panel<1>(strip, panel, depth, s + first, s_stride);
+      }
     }
   }
 
-  // The same from `count` keys in the caller's memory; columns behind them are left alone. `strip`
-  // comes from copy_queries.
+  // The same from `count` keys in the caller's memory; columns behind them are left alone.
   template <class T>
   static void score_rows(const real* strip, int rows, const T* keys, index_t stride, int count,
                          index_t depth, real* s, index_t s_stride) {
-    int row = 0;
-    for (; rows - row >= 3; row += 4) {
-      score_rows_of<4, T>(strip + row * padded(depth), keys, stride, count, depth,
-                          s + row * s_stride, s_stride, rows - row < 4 ? rows - row : 4);
-    }
-    for (; row < rows; ++row) {
-      score_rows_of<1, T>(strip + row * padded(depth), keys, stride, count, depth,
-                          s + row * s_stride, s_stride, 1);
+    for (int row = 0; row < rows; row += 4, s += 4 * s_stride, strip += 4 * padded(depth)) {
+      const int left = rows - row;
+      if (left == 1) {
+        score_rows_of<1>(strip, keys, stride, count, depth, s, s_stride, 1);
+      } else if (left == 2) {
+        score_rows_of<2>(strip, keys, stride, count, depth, s, s_stride, 2);
+      } else {
+        score_rows_of<4>(strip, keys, stride, count, depth, s, s_stride, left < 4 ? left : 4);
+      }
     }
   }
 
@@ -216,10 +240,20 @@ struct register_tiles {
                       real* sum, real* shrink) {
     for (int row = 0; row < rows; ++row) {
       real* scores = s + row * s_stride;
-      pack_type largest(masked_score<real>);
-      for (int c = 0; c < count; c += lanes)
-        largest = max(load_pack<pack_type>(scores + c), largest);
-      const real top = max_lanes(largest);
+      // Four chains, or each comparison would wait for the one before.
+      pack_type largest[4] = {pack_type(masked_score<real>), pack_type(masked_score<real>),
+                              pack_type(masked_score<real>), pack_type(masked_score<real>)};
+      int at = 0;
+      for (; at + 4 * lanes <= count; at += 4 * lanes) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          largest[i] = max(load_pack<pack_type>(scores + at + i * lanes), largest[i]);
+        }
+      }
+      for (; at < count; at += lanes) {
+        largest[0] = max(load_pack<pack_type>(scores + at), largest[0]);
+      }
+      const real top = max_lanes(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
       if (!(top > masked_score<real>)) {
         // Nothing visible here, or nothing but NaN, which must not vanish.
         real poison = 0;
@@ -260,16 +294,24 @@ struct register_tiles {
 
   // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]; shrink may be null (1). Rows
   // of `o` have whole vectors; v has `depth` elements per row.
-  template <class T>
-  static void accumulate(const real* p, index_t p_stride, int rows, int count, const T* values,
+  static void accumulate(const real* p, index_t p_stride, int rows, int count, const real* values,
                          index_t stride, index_t depth, real* o, index_t o_stride,
                          const real* shrink) {
-    if (rows == 1) {
-      accumulate_rows<1>(p, p_stride, count, values, stride, depth, o, o_stride, shrink);
-    } else if (rows <= 4) {
-      accumulate_rows<4>(p, p_stride, count, values, stride, depth, o, o_stride, shrink);
-    } else {
-      accumulate_rows<strip_rows>(p, p_stride, count, values, stride, depth, o, o_stride, shrink);
+    add_rows<false>(p, p_stride, rows, count, values, stride, depth, o, o_stride, shrink, 0);
+  }
+
+  // The same with values in the caller's memory, which may be far away: in runs of keys that the
+  // first-level cache holds, since a few columns of all keys of a run are added at a time, and each
+  // run asks for the next.
+  template <class T>
+  static void accumulate_rows(const real* p, index_t p_stride, int rows, int count, const T* values,
+                              index_t stride, index_t depth, real* o, index_t o_stride,
+                              const real* shrink) {
+    const int run = static_cast<int>(rows_ahead<T>(depth));
+    const std::uintptr_t ahead = bytes_of<T>(run, stride);
+    for (int key = 0; key < count; key += run, values += run * stride, shrink = nullptr) {
+      add_rows<true>(p + key, p_stride, rows, run < count - key ? run : count - key, values, stride,
+                     depth, o, o_stride, shrink, ahead);
     }
   }
 
@@ -285,6 +327,11 @@ struct register_tiles {
 
  private:
   using mask_type = typename pack_type::mask;
+  // Of a vector's elements in the caller's memory.
+  template <class T>
+  static constexpr int vector_bytes = lanes* static_cast<int>(sizeof(T)) < 64
+                                          ? lanes* static_cast<int>(sizeof(T))
+                                          : 64;
   static constexpr real widest_fused = 65536;
 
   // By the exponent's bits, so that it holds under -ffast-math too.
@@ -303,59 +350,67 @@ struct register_tiles {
                               : load_partial<pack_type>(row + d, static_cast<int>(depth - d));
   }
 
-  HEED_INLINE static void score_panel(const real* strip, const real* panel, index_t depth, real* s,
-                                      index_t s_stride) {
-    pack_type sums[strip_rows][columns];
+  // The first Columns vectors of a panel.
+  template <int Columns>
+  static void score_panel(const real* strip, const real* panel, index_t depth, real* s,
+                          index_t s_stride) {
+    pack_type sums[strip_rows][Columns];
 #pragma GCC unroll 8
     for (int row = 0; row < strip_rows; ++row) {
 #pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) sums[row][c] = pack_type(real(0));
+      for (int c = 0; c < Columns; ++c) sums[row][c] = pack_type(real(0));
     }
-    for (index_t d = 0; d < depth; ++d, strip += strip_rows, panel += panel_keys) {
-      pack_type k[columns];
+    const index_t stride = padded(depth);
+    for (index_t d = 0; d < depth; ++d, panel += panel_keys) {
+      pack_type k[Columns];
 #pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) k[c] = load_pack<pack_type>(panel + c * lanes);
+      for (int c = 0; c < Columns; ++c) k[c] = load_pack<pack_type>(panel + c * lanes);
 #pragma GCC unroll 8
       for (int row = 0; row < strip_rows; ++row) {
-        const pack_type q(strip[row]);
+        const pack_type q(strip[row * stride + d]);
 #pragma GCC unroll 8
-        for (int c = 0; c < columns; ++c) sums[row][c] = Lanes::fma(q, k[c], sums[row][c]);
+        for (int c = 0; c < Columns; ++c) sums[row][c] = Lanes::fma(q, k[c], sums[row][c]);
       }
     }
 #pragma GCC unroll 8
     for (int row = 0; row < strip_rows; ++row) {
 #pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) store_pack(s + row * s_stride + c * lanes, sums[row][c]);
+      for (int c = 0; c < Columns; ++c) store_pack(s + row * s_stride + c * lanes, sums[row][c]);
     }
   }
 
-  // Rows × 4 keys at a time: each vector of K is loaded once for all rows.
+  // A few rows × a few keys at a time, so that each vector of K is loaded once for all rows and the
+  // sums fill whole vectors.
   template <int Rows, class T>
   static void score_rows_of(const real* strip, const T* keys, index_t stride, int count,
                             index_t depth, real* s, index_t s_stride, int rows) {
-    constexpr int together = 4;
+    constexpr int together = lanes / Rows < 4 ? 4 : lanes / Rows;
+    static_assert(Rows * together % lanes == 0);
     const index_t q_stride = padded(depth);
+    const std::uintptr_t ahead = bytes_of<T>(rows_ahead<T>(depth), stride);
     for (int first = 0; first < count; first += together) {
       const T* row[together];
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int i = 0; i < together; ++i) {
         row[i] = keys + (first + i < count ? first + i : count - 1) * stride;
       }
-      pack_type sums[Rows][together];
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-        for (int i = 0; i < together; ++i) sums[r][i] = pack_type(real(0));
-      }
+      pack_type sums[Rows * together];
+#pragma GCC unroll 16
+      for (int i = 0; i < Rows * together; ++i) sums[i] = pack_type(real(0));
       const auto add = [&](index_t d, auto load) HEED_LAMBDA_INLINE {
-        pack_type k[together];
+        pack_type q[Rows];
 #pragma GCC unroll 4
-        for (int i = 0; i < together; ++i) k[i] = load(row[i] + d);
+        for (int r = 0; r < Rows; ++r) q[r] = load_pack<pack_type>(strip + r * q_stride + d);
+#pragma GCC unroll 16
+        for (int i = 0; i < together; ++i) {
+          const pack_type k = load(row[i] + d);
+          if (vector_bytes<T> == 64 || d % (64 / vector_bytes<T> * lanes) == 0) {
+            prefetch(row[i] + d, ahead);
+          }
 #pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) {
-          const pack_type q = load_pack<pack_type>(strip + r * q_stride + d);
-#pragma GCC unroll 4
-          for (int i = 0; i < together; ++i) sums[r][i] = Lanes::fma(q, k[i], sums[r][i]);
+          for (int r = 0; r < Rows; ++r) {
+            sums[r * together + i] = Lanes::fma(q[r], k, sums[r * together + i]);
+          }
         }
       };
       index_t d = 0;
@@ -367,43 +422,68 @@ struct register_tiles {
         add(d, [rest](const T* from)
                    HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); });
       }
+      real totals[Rows * together];
+#pragma GCC unroll 16
+      for (int i = 0; i < Rows * together; i += lanes) {
+        store_pack(totals + i, sum_each<lanes / 2>(sums + i));
+      }
       const int existing = count - first < together ? count - first : together;
       for (int r = 0; r < rows; ++r) {
-        real totals[together];
-#pragma GCC unroll 4
-        for (int i = 0; i < together; ++i) totals[i] = sum_lanes(sums[r][i]);
-        for (int i = 0; i < existing; ++i) s[r * s_stride + first + i] = totals[i];
+        for (int i = 0; i < existing; ++i) s[r * s_stride + first + i] = totals[r * together + i];
       }
     }
   }
 
-  template <int Rows, class T>
-  static void accumulate_rows(const real* p, index_t p_stride, int count, const T* values,
-                              index_t stride, index_t depth, real* o, index_t o_stride,
-                              const real* shrink) {
+  // `ahead`: bytes from a value to the one that is asked for meanwhile, where values are Far.
+  template <bool Far, class T>
+  static void add_rows(const real* p, index_t p_stride, int rows, int count, const T* values,
+                       index_t stride, index_t depth, real* o, index_t o_stride, const real* shrink,
+                       std::uintptr_t ahead) {
+    for (; rows > strip_rows; rows -= 4, p += 4 * p_stride, o += 4 * o_stride) {
+      add_columns<4, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
+      if (shrink != nullptr) shrink += 4;
+    }
+    if (rows == 1) {
+      add_columns<1, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
+    } else if (rows == 2) {
+      add_columns<2, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
+    } else if (rows <= 4) {
+      add_columns<4, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
+    } else {
+      add_columns<strip_rows, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink,
+                                   ahead);
+    }
+  }
+
+  template <int Rows, bool Far, class T>
+  static void add_columns(const real* p, index_t p_stride, int count, const T* values,
+                          index_t stride, index_t depth, real* o, index_t o_stride,
+                          const real* shrink, std::uintptr_t ahead) {
     const auto whole = [](const T* from)
                            HEED_LAMBDA_INLINE { return Lanes::template load<T>(from); };
     index_t d = 0;
     for (; d + columns * lanes <= depth; d += columns * lanes) {
-      accumulate_block<Rows, columns>(p, p_stride, count, values + d, stride, o + d, o_stride,
-                                      shrink, whole);
+      accumulate_block<Rows, columns, Far>(p, p_stride, count, values + d, stride, o + d, o_stride,
+                                           shrink, whole, ahead);
     }
     for (; d + lanes <= depth; d += lanes) {
-      accumulate_block<Rows, 1>(p, p_stride, count, values + d, stride, o + d, o_stride, shrink,
-                                whole);
+      accumulate_block<Rows, 1, Far>(p, p_stride, count, values + d, stride, o + d, o_stride,
+                                     shrink, whole, ahead);
     }
     if (d < depth) {
       const int rest = static_cast<int>(depth - d);
-      accumulate_block<Rows, 1>(
+      accumulate_block<Rows, 1, Far>(
           p, p_stride, count, values + d, stride, o + d, o_stride, shrink,
-          [rest](const T* from) HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); });
+          [rest](const T* from) HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); },
+          ahead);
     }
   }
 
-  template <int Rows, int Columns, class T, class Load>
+  template <int Rows, int Columns, bool Far, class T, class Load>
   HEED_INLINE static void accumulate_block(const real* p, index_t p_stride, int count,
                                            const T* values, index_t stride, real* o,
-                                           index_t o_stride, const real* shrink, Load load) {
+                                           index_t o_stride, const real* shrink, Load load,
+                                           std::uintptr_t ahead) {
     pack_type sums[Rows][Columns];
 #pragma GCC unroll 8
     for (int row = 0; row < Rows; ++row) {
@@ -416,7 +496,12 @@ struct register_tiles {
     for (int key = 0; key < count; ++key, values += stride) {
       pack_type v[Columns];
 #pragma GCC unroll 8
-      for (int c = 0; c < Columns; ++c) v[c] = load(values + c * lanes);
+      for (int c = 0; c < Columns; ++c) {
+        v[c] = load(values + c * lanes);
+        if constexpr (Far) {
+          if (c * vector_bytes<T> % 64 == 0) prefetch(values + c * lanes, ahead);
+        }
+      }
 #pragma GCC unroll 8
       for (int row = 0; row < Rows; ++row) {
         const pack_type weight(p[row * p_stride + key]);

@@ -1,0 +1,109 @@
+// A session (docs/kernel-contract.md) for backends that turn the scores of a whole block into
+// weights at once: the scores of a strip lie side by side, rows a block apart.
+#pragma once
+
+#include "../../config.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace backend::detail {
+
+// Asks for the memory `bytes` behind an element of the caller's keys or values, ahead of its use.
+// Whether it exists does not matter, and the address is computed in integers.
+template <class T>
+HEED_INLINE void prefetch(const T* from, std::uintptr_t bytes) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + bytes));
+}
+// Rows of the caller's that make up 8 KiB: far enough for memory to answer in time, near enough to
+// stay in the first-level cache.
+template <class T>
+HEED_INLINE index_t rows_ahead(index_t depth) {
+  const index_t rows = 8192 / (depth * static_cast<index_t>(sizeof(T)) + 1);
+  return rows < 4 ? 4 : rows;
+}
+template <class T>
+HEED_INLINE std::uintptr_t bytes_of(index_t rows, index_t stride) {
+  return static_cast<std::uintptr_t>(rows * stride * static_cast<index_t>(sizeof(T)));
+}
+
+template <class Tiles>
+class block_session {
+ public:
+  using real = typename Tiles::real;
+  static constexpr index_t score_size(index_t block_keys) {
+    return (Tiles::strip_rows > Tiles::most_rows_in_place ? Tiles::strip_rows
+                                                          : Tiles::most_rows_in_place) *
+           block_keys;
+  }
+
+  // For `rows` query rows in place, or for whole strips of packed ones.
+  block_session(bool packed, index_t rows, real* memory, index_t block_keys)
+      : memory_(memory), stride_(block_keys) {
+    // Kernels in place may work on one row more than there is: it must hold numbers too.
+    if (packed || rows % 2 == 0) return;
+    for (index_t i = 0; i < stride_; ++i) memory_[rows * stride_ + i] = 0;
+  }
+
+  template <class T>
+  void pack_queries(const T* const* rows, int count, index_t depth, real sign, real* strip) const {
+    Tiles::pack_queries(rows, count, depth, sign, strip);
+  }
+
+  void begin(int rows, real factor, real* maximum, real* sum, real* shrink) {
+    rows_ = rows;
+    factor_ = factor;
+    maximum_ = maximum;
+    sum_ = sum;
+    shrink_ = shrink;
+    columns_ = 0;
+  }
+  HEED_INLINE real* scores() const { return memory_ + columns_; }
+  HEED_INLINE index_t stride() const { return stride_; }
+
+  void score(const real* strip, const real* step, index_t depth, int keys) {
+    Tiles::score(strip, rows_, step, depth, keys, scores(), stride_);
+  }
+  template <class T>
+  void score_rows(const real* strip, const T* keys, index_t stride, int count, index_t depth) {
+    Tiles::score_rows(strip, rows_, keys, stride, count, depth, scores(), stride_);
+  }
+  void ready(int keys) {
+    used_ = columns_ + keys;
+    columns_ += Tiles::step_keys;
+  }
+  void finish() {
+    Tiles::softmax(memory_, stride_, rows_, static_cast<int>(used_), factor_, maximum_, sum_,
+                   shrink_);
+  }
+
+  real weight(int row, index_t column) const { return memory_[row * stride_ + column]; }
+  void accumulate(index_t first, index_t last, const real* steps, index_t depth, real* o,
+                  const real* shrink) {
+    const index_t width = Tiles::padded(depth);
+    Tiles::accumulate(memory_ + first, stride_, rows_, static_cast<int>(last - first),
+                      steps + first % Tiles::step_keys * width, width, width, o, width, shrink);
+  }
+  void settle() {}
+  template <class T>
+  void accumulate_rows(index_t first, index_t last, const T* values, index_t stride, index_t depth,
+                       real* o, const real* shrink) {
+    accumulate_rows(first, last, values, stride, depth, o, Tiles::padded(depth), shrink);
+  }
+  template <class T>
+  void accumulate_rows(index_t first, index_t last, const T* values, index_t stride, index_t depth,
+                       real* o, index_t o_stride, const real* shrink) {
+    Tiles::accumulate_rows(memory_ + first, stride_, rows_, static_cast<int>(last - first), values,
+                           stride, depth, o, o_stride, shrink);
+  }
+
+ private:
+  real* memory_;
+  index_t stride_;
+  index_t columns_ = 0;  // of the steps that are ready
+  index_t used_ = 0;     // up to the last one that some row sees
+  int rows_ = 0;
+  real factor_ = 1;
+  real *maximum_ = nullptr, *sum_ = nullptr, *shrink_ = nullptr;
+};
+
+}  // namespace backend::detail
+HEED_NAMESPACE_END
