@@ -93,6 +93,7 @@ HEED_INLINE __m512i load_words(const void* from, index_t count) {
 // Sixteen rows of 32 words become sixteen rows of pairs: pairs[j][i] = rows[i][2j, 2j+1].
 HEED_INLINE void store_transposed(pack<float, 16> (&rows)[16], std::uint16_t* pairs) {
   transpose<1>(rows);
+#pragma GCC unroll 16
   for (int j = 0; j < 16; ++j) store_pack(reinterpret_cast<float*>(pairs) + j * 16, rows[j]);
 }
 HEED_INLINE pack<float, 16> as_pack(__m512i words) {
@@ -157,6 +158,7 @@ struct bfloat16_matrix_tiles {
       for (index_t d = 0; d < depth; d += tile_depth) {
         for (int first = half; first < half + 32; first += 16, step += tile_words) {
           pack<float, 16> chunk[16];
+#pragma GCC unroll 16
           for (int i = 0; i < 16; ++i) {
             chunk[i] =
                 as_pack(first + i < count ? load_words(keys + (first + i) * stride + d, depth - d)

@@ -33,7 +33,7 @@ struct scalar {
 
     // strip[row][d] = sign·q[row][d]
     template <class T>
-    static void pack_queries(const T* const* query_rows, int rows, index_t depth, Real sign,
+    static void pack_queries(const T* const* query_rows, int rows, int, index_t depth, Real sign,
                              Real* strip) {
       for (int row = 0; row < rows; ++row) {
         for (index_t d = 0; d < depth; ++d) {

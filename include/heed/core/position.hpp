@@ -155,6 +155,19 @@ concept mask_function = requires(const M& m, const position& p) {
   { m(p) } -> std::convertible_to<bool>;
 };
 
+// Keys [begin, end) of one query row; they may reach beyond those that exist.
+struct key_interval {
+  index_t begin = 0;
+  index_t end = 0;
+};
+
+// A mask whose rows see one interval of keys each may say which: interval(p) for p of any key. The
+// engine then asks once per row instead of once per key.
+template <class M>
+concept interval_mask = mask_function<M> && requires(const M& m, const position& p) {
+  { m.interval(p) } -> std::same_as<key_interval>;
+};
+
 // Maps a score and its position to a score.
 template <class F>
 concept score_function = requires(const F& f, float s, const position& p) {

@@ -31,9 +31,16 @@ HEED_INLINE pack_position<Real, N> pack_at(const position& first, index_t end) {
 template <class Real, int N, class Mask>
 HEED_INLINE std::uint64_t visible_bits(const Mask& mask, position first, int count) {
   std::uint64_t bits = 0;
-  if constexpr (N > 1 && requires(const pack_position<Real, N>& p) {
-                  static_cast<typename pack<Real, N>::mask>(mask(p));
-                }) {
+  if constexpr (interval_mask<Mask>) {
+    const key_interval seen = mask.interval(first);
+    const auto below = [&](index_t end) {
+      const index_t keys = end - first.k < count ? end - first.k : count;
+      return keys <= 0 ? std::uint64_t{0} : ~std::uint64_t{0} >> (64 - keys);
+    };
+    bits = below(seen.end) & ~below(seen.begin);
+  } else if constexpr (N > 1 && requires(const pack_position<Real, N>& p) {
+                         static_cast<typename pack<Real, N>::mask>(mask(p));
+                       }) {
     const index_t end = first.k + count;
     for (int c = 0; c < count; c += N, first.k += N) {
       const typename pack<Real, N>::mask seen = mask(pack_at<Real, N>(first, end));

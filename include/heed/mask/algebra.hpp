@@ -31,6 +31,11 @@ struct all_of {
     using answer = mask_detail::answer<P>;
     return mask_detail::both(answer(left(p)), answer(right(p)));
   }
+  key_interval interval(const position& p) const
+      requires(interval_mask<Left>&& interval_mask<Right>) {
+    const key_interval a = left.interval(p), b = right.interval(p);
+    return {max(a.begin, b.begin), min(a.end, b.end)};
+  }
 
   // The right operand is asked only for what the left one leaves open.
   visibility tile(const tile_extent& t) const {

@@ -22,6 +22,7 @@ struct causal {
   HEED_INLINE mask_detail::answer<P> operator()(const P& p) const {
     return mask_detail::key_at_most(p, p.aligned_q());
   }
+  key_interval interval(const position& p) const { return {0, p.aligned_q() + 1}; }
 
   visibility tile(const tile_extent& t) const {
     if (t.k_begin > t.q_end - 1 + t.alignment()) return visibility::none;
@@ -37,6 +38,7 @@ struct causal_upper_left {
   HEED_INLINE mask_detail::answer<P> operator()(const P& p) const {
     return mask_detail::key_at_most(p, p.q);
   }
+  key_interval interval(const position& p) const { return {0, p.q + 1}; }
 
   visibility tile(const tile_extent& t) const {
     if (t.k_begin > t.q_end - 1) return visibility::none;

@@ -39,6 +39,9 @@ class prefix_lm {
   HEED_INLINE mask_detail::answer<P> operator()(const P& p) const {
     return mask_detail::key_at_most(p, max(p.aligned_q(), length(p.batch) - 1));
   }
+  key_interval interval(const position& p) const {
+    return {0, max(p.aligned_q() + 1, length(p.batch))};
+  }
 
   visibility tile(const tile_extent& t) const {
     const index_t prefix = length(t.batch);

@@ -35,6 +35,9 @@ class window {
     const index_t own = p.aligned_q();
     return mask_detail::key_between(p, own - left_, own + right_);
   }
+  key_interval interval(const position& p) const {
+    return {p.aligned_q() - left_, p.aligned_q() + right_ + 1};
+  }
 
   visibility tile(const tile_extent& t) const {
     const index_t first = t.q_begin + t.alignment(), last = t.q_end - 1 + t.alignment();

@@ -35,17 +35,18 @@ class block_session {
            block_keys;
   }
 
-  // For `rows` query rows in place, or for whole strips of packed ones.
+  // For `rows` query rows in place, or for whole strips of packed ones. Kernels take four rows in
+  // place at once, or a whole strip: those that do not exist must hold numbers too.
   block_session(bool packed, index_t rows, real* memory, index_t block_keys)
-      : memory_(memory), stride_(block_keys) {
-    // Kernels in place may work on one row more than there is: it must hold numbers too.
-    if (packed || rows % 2 == 0) return;
-    for (index_t i = 0; i < stride_; ++i) memory_[rows * stride_ + i] = 0;
+      : memory_(memory), stride_(block_keys), packed_(packed) {
+    if (packed || rows % 4 < 2) return;
+    for (index_t i = rows * stride_; i < (rows + 3) / 4 * 4 * stride_; ++i) memory_[i] = 0;
   }
 
   template <class T>
   void pack_queries(const T* const* rows, int count, index_t depth, real sign, real* strip) const {
-    Tiles::pack_queries(rows, count, depth, sign, strip);
+    const int height = packed_ ? Tiles::strip_rows : (count + 3) / 4 * 4;
+    Tiles::pack_queries(rows, count, height, depth, sign, strip);
   }
 
   void begin(int rows, real factor, real* maximum, real* sum, real* shrink) {
@@ -98,6 +99,7 @@ class block_session {
  private:
   real* memory_;
   index_t stride_;
+  bool packed_;
   index_t columns_ = 0;  // of the steps that are ready
   index_t used_ = 0;     // up to the last one that some row sees
   int rows_ = 0;

@@ -67,6 +67,7 @@ HEED_INLINE Pack load_partial(const T* from, int count) {
 // Rows of a register tile become its columns: log2(N) rounds of exchanging blocks.
 template <int Distance, class T, int N>
 HEED_INLINE void transpose_round(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
+#pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
     if ((i & Distance) != 0) continue;
     const auto a = rows[i].v;
@@ -132,12 +133,11 @@ struct register_tiles {
   static constexpr index_t key_step_size(index_t depth) { return step_keys * depth; }
   static constexpr index_t value_step_size(index_t depth) { return step_keys * padded(depth); }
 
-  // strip[row][d] = sign·q[row][d], rows padded with 0 to whole vectors; rows up to the next four,
-  // or of a whole strip, are 0 where they do not exist.
+  // strip[row][d] = sign·q[row][d], rows padded with 0 to whole vectors; rows from `rows` up to
+  // `height` are 0.
   template <class T>
-  static void pack_queries(const T* const* query_rows, int rows, index_t depth, real sign,
-                           real* strip) {
-    const int height = rows < strip_rows ? strip_rows : (rows + 3) / 4 * 4;
+  static void pack_queries(const T* const* query_rows, int rows, int height, index_t depth,
+                           real sign, real* strip) {
     for (int row = 0; row < height; ++row, strip += padded(depth)) {
       for (index_t d = 0; d < depth; d += lanes) {
         store_pack(strip + d, row < rows ? load_row_part<T>(query_rows[row], d, depth) * sign
@@ -155,6 +155,7 @@ struct register_tiles {
       for (index_t d = 0; d < depth; d += lanes) {
         const int width = static_cast<int>(depth - d < lanes ? depth - d : lanes);
         pack_type rows[lanes];
+#pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) {
           const T* row = keys + (first + i) * stride + d;
           if (first + i >= count) {
@@ -166,7 +167,12 @@ struct register_tiles {
           }
         }
         transpose<1>(rows);
-        for (int i = 0; i < width; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
+        if (width == lanes) {
+#pragma GCC unroll 16
+          for (int i = 0; i < lanes; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
+        } else {
+          for (int i = 0; i < width; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
+        }
       }
     }
   }
@@ -225,8 +231,6 @@ struct register_tiles {
       const int left = rows - row;
       if (left == 1) {
         score_rows_of<1>(strip, keys, stride, count, depth, s, s_stride, 1);
-      } else if (left == 2) {
-        score_rows_of<2>(strip, keys, stride, count, depth, s, s_stride, 2);
       } else {
         score_rows_of<4>(strip, keys, stride, count, depth, s, s_stride, left < 4 ? left : 4);
       }
@@ -294,10 +298,12 @@ struct register_tiles {
 
   // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]; shrink may be null (1). Rows
   // of `o` have whole vectors; v has `depth` elements per row.
-  static void accumulate(const real* p, index_t p_stride, int rows, int count, const real* values,
+  static void accumulate(const real* p, index_t p_stride, int, int count, const real* values,
                          index_t stride, index_t depth, real* o, index_t o_stride,
                          const real* shrink) {
-    add_rows<false>(p, p_stride, rows, count, values, stride, depth, o, o_stride, shrink, 0);
+    // Rows that do not exist are there, and 0.
+    add_columns<strip_rows, false>(p, p_stride, count, values, stride, depth, o, o_stride, shrink,
+                                   0);
   }
 
   // The same with values in the caller's memory, which may be far away: in runs of keys that the
@@ -309,9 +315,20 @@ struct register_tiles {
                               const real* shrink) {
     const int run = static_cast<int>(rows_ahead<T>(depth));
     const std::uintptr_t ahead = bytes_of<T>(run, stride);
-    for (int key = 0; key < count; key += run, values += run * stride, shrink = nullptr) {
-      add_rows<true>(p + key, p_stride, rows, run < count - key ? run : count - key, values, stride,
-                     depth, o, o_stride, shrink, ahead);
+    for (int key = 0; key < count; key += run, values += run * stride) {
+      const int here = run < count - key ? run : count - key;
+      const real* factors = key == 0 ? shrink : nullptr;
+      int row = 0;
+      for (; rows - row > 1; row += 4) {
+        add_columns<4, true>(p + row * p_stride + key, p_stride, here, values, stride, depth,
+                             o + row * o_stride, o_stride,
+                             factors != nullptr ? factors + row : nullptr, ahead);
+      }
+      if (row < rows) {
+        add_columns<1, true>(p + row * p_stride + key, p_stride, here, values, stride, depth,
+                             o + row * o_stride, o_stride,
+                             factors != nullptr ? factors + row : nullptr, ahead);
+      }
     }
   }
 
@@ -434,27 +451,8 @@ struct register_tiles {
     }
   }
 
-  // `ahead`: bytes from a value to the one that is asked for meanwhile, where values are Far.
-  template <bool Far, class T>
-  static void add_rows(const real* p, index_t p_stride, int rows, int count, const T* values,
-                       index_t stride, index_t depth, real* o, index_t o_stride, const real* shrink,
-                       std::uintptr_t ahead) {
-    for (; rows > strip_rows; rows -= 4, p += 4 * p_stride, o += 4 * o_stride) {
-      add_columns<4, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
-      if (shrink != nullptr) shrink += 4;
-    }
-    if (rows == 1) {
-      add_columns<1, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
-    } else if (rows == 2) {
-      add_columns<2, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
-    } else if (rows <= 4) {
-      add_columns<4, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink, ahead);
-    } else {
-      add_columns<strip_rows, Far>(p, p_stride, count, values, stride, depth, o, o_stride, shrink,
-                                   ahead);
-    }
-  }
-
+  // Rows × a few vectors of columns at a time. Far: the values are the caller's, any number of
+  // columns, and those `ahead` bytes behind are asked for meanwhile; else they are whole vectors.
   template <int Rows, bool Far, class T>
   static void add_columns(const real* p, index_t p_stride, int count, const T* values,
                           index_t stride, index_t depth, real* o, index_t o_stride,
@@ -470,7 +468,8 @@ struct register_tiles {
       accumulate_block<Rows, 1, Far>(p, p_stride, count, values + d, stride, o + d, o_stride,
                                      shrink, whole, ahead);
     }
-    if (d < depth) {
+    if constexpr (Far) {
+      if (d == depth) return;
       const int rest = static_cast<int>(depth - d);
       accumulate_block<Rows, 1, Far>(
           p, p_stride, count, values + d, stride, o + d, o_stride, shrink,
