@@ -63,6 +63,11 @@ struct avx512::lanes<float> {
     if constexpr (is_half<T>) {
       return packed(
           _mm512_maskz_cvtph_ps(every, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+    } else if constexpr (is_bfloat16<T>) {
+      // Said outright, since g++ 12 widens sixteen words in two halves.
+      const __m512i words = _mm512_maskz_cvtepu16_epi32(
+          every, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+      return packed(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, words, 16)));
     } else {
       return detail::load_widened<pack_type>(from);
     }
