@@ -367,10 +367,11 @@ struct register_tiles {
                               : load_partial<pack_type>(row + d, static_cast<int>(depth - d));
   }
 
-  // The first Columns vectors of a panel.
+  // The first Columns vectors of a panel. A function of its own, since inside of another one it
+  // would have to share the registers for its six rows of queries.
   template <int Columns>
-  static void score_panel(const real* strip, const real* panel, index_t depth, real* s,
-                          index_t s_stride) {
+  HEED_NOINLINE static void score_panel(const real* strip, const real* panel, index_t depth,
+                                        real* s, index_t s_stride) {
     pack_type sums[strip_rows][Columns];
 #pragma GCC unroll 8
     for (int row = 0; row < strip_rows; ++row) {
@@ -454,9 +455,9 @@ struct register_tiles {
   // Rows × a few vectors of columns at a time. Far: the values are the caller's, any number of
   // columns, and those `ahead` bytes behind are asked for meanwhile; else they are whole vectors.
   template <int Rows, bool Far, class T>
-  static void add_columns(const real* p, index_t p_stride, int count, const T* values,
-                          index_t stride, index_t depth, real* o, index_t o_stride,
-                          const real* shrink, std::uintptr_t ahead) {
+  HEED_NOINLINE static void add_columns(const real* p, index_t p_stride, int count, const T* values,
+                                        index_t stride, index_t depth, real* o, index_t o_stride,
+                                        const real* shrink, std::uintptr_t ahead) {
     const auto whole = [](const T* from)
                            HEED_LAMBDA_INLINE { return Lanes::template load<T>(from); };
     index_t d = 0;
