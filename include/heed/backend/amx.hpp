@@ -524,7 +524,7 @@ class bfloat16_matrix_session {
 
   // The step's scores of this row exceed the limit, or might.
   HEED_NOINLINE void raise_reference(int row) {
-    real* s = scores() + row * score_stride;
+    real* s = scores() + static_cast<unsigned>(row) * score_stride;
     const real top = max_lanes(top_of(s));
     scale_[row] = factor_;
     if (!(top > masked_score<real>)) return;
