@@ -9,7 +9,8 @@
 // Counters, from the median call and from ceilings that are measured between the calls:
 //   gflops       useful arithmetic, 4·D per score that the mask lets through
 //   gbs          bytes of K and V, each counted once per KV head
-//   of_ceiling   prefill: gflops by multiply-add from registers in the type that sums are kept in;
+//   of_ceiling   prefill: gflops by multiply-add from registers in the type that sums are kept in,
+//                or by products of tiles where the matrix unit computes them;
 //                decode: gbs by reading from the level that holds K and V, which the label names
 #include <benchmark/benchmark.h>
 
@@ -70,6 +71,15 @@ const burst& fma_ceiling() {
   static const burst piece = fma_burst<heed::accumulator<T>>();
   return piece;
 }
+// Of the unit that computes the products: the matrix unit for bfloat16 by amx.
+template <class T>
+const burst& product_ceiling(const std::string& backend) {
+  if (heed::is_bfloat16<T> && backend == "amx") {
+    static const burst piece = matrix_burst(bf16);
+    if (piece) return piece;
+  }
+  return fma_ceiling<T>();
+}
 const burst& read_ceiling(memory_level level) {
   static std::optional<burst> pieces[4];
   auto& piece = pieces[static_cast<std::size_t>(level)];
@@ -102,7 +112,7 @@ void add_prefill(const dense_shape& shape, mask_kind mask, const std::string& ba
   benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
     const operands<T>& tensors = operands_for<T>(shape);
     const measured result = measure(
-        state, [&] { run(tensors); }, fma_ceiling<T>());
+        state, [&] { run(tensors); }, product_ceiling<T>(backend));
     const double gflops = useful_flops(shape, mask) / result.seconds * 1e-9;
     state.counters["gflops"] = gflops;
     state.counters["of_ceiling"] = gflops / result.ceiling;
@@ -138,16 +148,21 @@ void run_eigen(const operands<T>& tensors) {
   attend_by_eigen(tensors, Mask);
 }
 
-// The fast ones; scalar would take all day.
+// The fast ones; scalar would take all day. amx differs from avx512 in prefill of bfloat16 alone.
 template <class Visit>
 void for_each_backend(Visit visit) {
   for_each_available<heed::backend::vec, heed::backend::avx512>(visit);
+}
+template <class T, class Visit>
+void for_each_prefill_backend(Visit visit) {
+  for_each_backend(visit);
+  if constexpr (heed::is_bfloat16<T>) for_each_available<heed::backend::amx>(visit);
 }
 
 template <class T, mask_kind... Masks>
 void add_prefill_backends(const dense_shape& shape) {
   const auto add = [&]<mask_kind Mask>(std::integral_constant<mask_kind, Mask>) {
-    for_each_backend([&]<class Backend>(std::type_identity<Backend>) {
+    for_each_prefill_backend<T>([&]<class Backend>(std::type_identity<Backend>) {
       add_prefill<T>(shape, Mask, std::string(Backend::name), run_heed<Backend, Mask, T>);
     });
   };

@@ -3,6 +3,10 @@
 #include <cpuid.h>
 
 #include <cstdio>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 struct registers {
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -23,6 +27,16 @@ static unsigned enabled_state() {  // XCR0: which registers the operating system
   return low;
 }
 
+// Linux hands the tile registers out on request, and may refuse: a sandbox does.
+static bool tiles_granted() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return true;
+#endif
+}
+
 static void print(bool present, const char* name) {
   if (present) std::puts(name);
 }
@@ -35,7 +49,8 @@ int main() {
   const unsigned state = bit(basic.c, 27) ? enabled_state() : 0;
   const bool avx = (state & 0x6u) == 0x6u;              // xmm, ymm
   const bool avx512 = avx && (state & 0xe0u) == 0xe0u;  // mask registers, upper zmm
-  const bool amx = (state & 0x60000u) == 0x60000u;      // tile configuration, tile data
+  // Tile configuration, tile data.
+  const bool amx = (state & 0x60000u) == 0x60000u && tiles_granted();
 
   print(bit(basic.c, 0), "sse3");
   print(bit(basic.c, 9), "ssse3");

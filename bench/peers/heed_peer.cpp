@@ -28,9 +28,9 @@ burst ceiling_of(const attention_case& c, int threads) {
     const double bytes = 2.0 * static_cast<double>(c.key_size()) * sizeof(T);
     return heed_bench::read_burst(heed_bench::level_of(bytes));
   }
-  // bf16 prefill belongs to heed_bench::matrix_burst(heed_bench::bf16) once a backend uses the
-  // matrix unit; until then only the ratio to the peers is shown.
-  if (!std::is_same_v<T, float>) return {};
+  if (!std::is_same_v<T, float>) {
+    if (burst matrix = heed_bench::matrix_burst(heed_bench::bf16)) return matrix;
+  }
   return heed_bench::fma_burst<float>();
 }
 

@@ -130,6 +130,9 @@ struct bfloat16_matrix_tiles {
   static constexpr int strip_rows = 32;
   static constexpr int step_keys = 64;
   static constexpr index_t most_rows_in_place = vectors::most_rows_in_place;
+  // Weights go through the second-level cache anyway; outputs enter and leave the tile registers
+  // once per block.
+  static constexpr index_t most_block_keys = 1024;
   static constexpr real weight_rounding = 0x1p-8f;
 
   static constexpr index_t padded(index_t depth) {

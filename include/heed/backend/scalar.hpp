@@ -24,6 +24,7 @@ struct scalar {
     static constexpr int strip_rows = 4;
     static constexpr int step_keys = 64;
     static constexpr index_t most_rows_in_place = 2 * strip_rows;
+    static constexpr index_t most_block_keys = 512;
     static constexpr Real weight_rounding = 0;
 
     static constexpr index_t padded(index_t depth) { return depth; }

@@ -107,8 +107,9 @@ class attend {
       largest = rows_of(s) > largest ? rows_of(s) : largest;
     }
     if (largest < tile_rows_) tile_rows_ = ceil_div(largest, strip_rows) * strip_rows;
-    block_keys_ = block_keys(sizes_, problem_.depth(), problem_.value_depth(),
-                             static_cast<index_t>(sizeof(Packed)), step_keys);
+    block_keys_ =
+        block_keys(sizes_, problem_.depth(), problem_.value_depth(),
+                   static_cast<index_t>(sizeof(Packed)), step_keys, Tiles::most_block_keys);
     budget_ = sizes_.packed_bytes * workers;
   }
 
@@ -160,7 +161,13 @@ class attend {
       const index_t begin = pairs_[pair - first].first_step;
       for (index_t s = 0; s < all_steps(sequence); ++s) step_pair_[begin + s] = pair;
     }
-    if (steps > 0) {
+    // Where no pair has more than one item, that item packs for itself: nobody has to wait for the
+    // others, and what was packed is still in this core's cache.
+    items_pack_ = true;
+    for (index_t pair = first; pair < last; ++pair) {
+      items_pack_ = items_pack_ && items_of(pair / problem_.key_heads()) <= 1;
+    }
+    if (steps > 0 && !items_pack_) {
       executor.run(steps, [this](index_t step, int) { pack_step(step); });
     }
     executor.run(items, [this, first, last](index_t item, int worker) {
@@ -215,6 +222,9 @@ class attend {
                                    row_count, block_keys_);
     loop.start(split == 0);
     index_t first_step = plan.first_step;
+    if (packed && items_pack_) {
+      for (index_t s = 0; s < all_steps(sequence); ++s) pack_step(first_step + s);
+    }
     const auto visit = [&](const auto& source) {
       const index_t steps = steps_of(source, sequence);
       const index_t keys = source.keys.at(sequence).count;
@@ -281,6 +291,7 @@ class attend {
   workspace& memory_;
   const blocking sizes_ = blocking::current();
   int workers_ = 1;
+  bool items_pack_ = false;
   index_t tile_rows_ = 0, all_tiles_ = 0, block_keys_ = 0, budget_ = 0, wave_ = 0;
   pair_plan* pairs_ = nullptr;
   index_t* step_pair_ = nullptr;

@@ -42,14 +42,14 @@ struct blocking {
 
 constexpr index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 
-// Keys per block: a block of K and V fills half of the cache, in whole steps, at most 512 keys (a
-// strip's scores then still lie in the first-level cache).
+// Keys per block: a block of K and V fills half of the cache, in whole steps, at most as many as
+// the backend wants for what it keeps of a strip and a block.
 inline index_t block_keys(const blocking& sizes, index_t depth, index_t value_depth,
-                          index_t element_bytes, index_t step_keys) {
+                          index_t element_bytes, index_t step_keys, index_t most_keys) {
   const index_t row_bytes = (depth + value_depth) * element_bytes;
   const index_t fitting = sizes.cache_bytes / 2 / (row_bytes > 0 ? row_bytes : 1);
   const index_t steps = fitting / step_keys;
-  const index_t most = 512 / step_keys;
+  const index_t most = most_keys / step_keys;
   return (steps < 1 ? 1 : steps > most ? most : steps) * step_keys;
 }
 

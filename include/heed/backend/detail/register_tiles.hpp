@@ -122,6 +122,7 @@ struct register_tiles {
   static constexpr int strip_rows = Lanes::rows;
   static constexpr int step_keys = 64;
   static constexpr index_t most_rows_in_place = 2 * strip_rows;
+  static constexpr index_t most_block_keys = 512;  // 12 KiB of scores in float
   static constexpr real weight_rounding = 0;
   static constexpr int columns = Lanes::columns;
   static constexpr int panel_keys = columns * lanes;

@@ -1,0 +1,77 @@
+// Scores that rise, fall or jump along the keys: the running reference point of the softmax moves
+// in the middle of a block, for some rows of a strip and not for others, in small and in huge
+// steps.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "heed/dense/attention.hpp"
+#include "heed/mask/causal.hpp"
+#include "heed/reference/dense.hpp"
+#include "support/backends.hpp"
+#include "support/tensor.hpp"
+
+namespace {
+
+using heed::index_t;
+using heed_test::tensor;
+namespace reference = heed::reference;
+
+template <class Backend>
+class rising_scores : public ::testing::Test {
+ protected:
+  // Scores are sign(row)·course(key)·step plus a little noise, q = (±1, noise), k = (course,
+  // noise).
+  template <class T, class Course>
+  void check(const char* name, index_t queries, index_t keys, double step, Course course) {
+    constexpr index_t depth = 24, value_depth = 40;
+    tensor<T> q(1, 2, queries, depth), k(1, 1, keys, depth), v(1, 1, keys, value_depth);
+    tensor<T> out(1, 2, queries, value_depth);
+    q.fill(1, 0.25), k.fill(2, 0.25), v.fill(3);
+    for (index_t head = 0; head < 2; ++head) {
+      for (index_t row = 0; row < queries; ++row) {
+        const double sign = row % 3 == 0 ? 1 : row % 3 == 1 ? -1 : 0.125;
+        q.view()(0, head, row, 0) = heed::narrow<T>(sign);
+      }
+    }
+    for (index_t key = 0; key < keys; ++key) {
+      k.view()(0, 0, key, 0) = heed::narrow<T>(step * course(key));
+    }
+    for (const bool causal : {false, true}) {
+      reference::options how;
+      how.scale = 1;
+      if (causal) how.visible = [](const heed::position& p) { return heed::causal{}(p); };
+      tensor<double> truth(1, 2, queries, value_depth), plain = truth;
+      reference::attention(q.read(), k.read(), v.read(), truth.view(), how);
+      reference::plain<T>(q.read(), k.read(), v.read(), plain.view(), how);
+      if (causal) {
+        heed::attention<Backend>(q.read(), k.read(), v.read(), out.view(), heed::causal{},
+                                 heed::scale{1});
+      } else {
+        heed::attention<Backend>(q.read(), k.read(), v.read(), out.view(), heed::scale{1});
+      }
+      EXPECT_LE(heed_test::worst_error(out.read(), truth.read()),
+                2 * heed_test::worst_error(plain.read(), truth.read()) + 1e-5)
+          << name << " " << queries << "x" << keys << " step " << step << " causal " << causal;
+    }
+  }
+
+  template <class T>
+  void check_all() {
+    for (const index_t queries : {5, 33, 70}) {
+      for (const double step : {0.03, 0.5, 40.0, 30000.0}) {
+        check<T>("rising", queries, 700, step, [](index_t key) { return double(key); });
+        check<T>("falling", queries, 700, step, [](index_t key) { return -double(key); });
+        check<T>("one peak", queries, 1100, step,
+                 [](index_t key) { return key == 650 ? 99. : 0.; });
+        check<T>("stairs of 64", queries, 640, step, [](index_t key) { return double(key / 64); });
+      }
+    }
+  }
+};
+TYPED_TEST_SUITE(rising_scores, heed_test::all_backends, heed_test::backend_name);
+
+TYPED_TEST(rising_scores, in_float) { this->template check_all<float>(); }
+TYPED_TEST(rising_scores, in_bfloat16) { this->template check_all<Eigen::bfloat16>(); }
+
+}  // namespace
