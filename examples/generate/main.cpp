@@ -353,8 +353,8 @@ int run(const options& o) {
 
 template <class... Backends>
 struct backend_list {};
-using known_backends =
-    backend_list<heed::backend::scalar, heed::backend::vec, heed::backend::avx512>;
+using known_backends = backend_list<heed::backend::scalar, heed::backend::vec,
+                                    heed::backend::avx512, heed::backend::amx>;
 
 template <class Backend>
 int run_type(const options& o) {
@@ -404,7 +404,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 100.0));
   app.add_option("--seed", o.seed, "Seed of the random choice");
   app.add_option("--threads", o.threads, "Threads")->check(CLI::Range(1, 1024));
-  app.add_option("--backend", o.backend, "scalar, vec, avx512, or native: the best there is");
+  app.add_option("--backend", o.backend, "scalar, vec, avx512, amx, or native: the best there is");
   app.add_option("--type", o.type, "Type of queries, keys, values and cache")
       ->check(CLI::IsMember({"float", "bf16", "half"}));
   app.add_option("--context", o.context,
