@@ -216,12 +216,13 @@ struct bfloat16_matrix_tiles {
   }
 };
 
-// The two products and the softmax between them, on strips of a block of keys. While the matrix
-// unit computes the scores of one step, the vector units turn those of the step before into
-// weights.
+// The two products and the softmax between them, on strips of a block of keys. The matrix unit and
+// the vector units work at the same time: while the scores of a step are computed, and a part of
+// the values' product of the strip before, which was put off for this, the scores of earlier steps
+// become weights, a few rows after each four products of tiles.
 //
-// Scores live in two steps' worth of memory in turn; weights of a block lie as the tiles of A that
-// the product with the values reads: [32 keys][upper, lower 16 rows][16][32].
+// Scores live in a ring of four steps; weights of a block lie as the tiles of A that the product
+// with the values reads, [32 keys][upper, lower 16 rows][16][32], those of two strips in turn.
 //
 // A row's reference point m (weights are 2^(factor·s − m)) is an integer, and is raised only when a
 // score exceeds it by more than `headroom`: then the weights that the block has so far are divided
@@ -245,8 +246,10 @@ class bfloat16_matrix_session {
         weights_(reinterpret_cast<packed*>(memory + ring_steps * score_words)),
         other_weights_(weights_ + Tiles::strip_rows * block_keys) {
     if (!packed_) return;
-    // This thread's tile registers, all alike.
+    // This thread's tile registers, all alike. A score functor may call attention itself: then they
+    // are configured already, and hold nothing that anybody waits for.
     ask_for_tiles();
+    if (sessions()++ > 0) return;
     tile_shapes shapes;
     for (int tile = 0; tile < 8; ++tile) {
       shapes.row_bytes[tile] = 64;
@@ -255,7 +258,7 @@ class bfloat16_matrix_session {
     __asm__ volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
   }
   ~bfloat16_matrix_session() {
-    if (packed_) __asm__ volatile("tilerelease" ::: "memory");
+    if (packed_ && --sessions() == 0) __asm__ volatile("tilerelease" ::: "memory");
   }
   bfloat16_matrix_session(const bfloat16_matrix_session&) = delete;
   bfloat16_matrix_session& operator=(const bfloat16_matrix_session&) = delete;
@@ -275,6 +278,8 @@ class bfloat16_matrix_session {
     if (!packed_) return in_place_.begin(rows, factor, maximum, sum, shrink);
     rows_ = rows;
     factor_ = factor;
+    // A factor so small that what is masked would come out visible is applied to each score apart.
+    own_scale_ = factor < smallest_fused ? real(1) : factor;
     maximum_ = maximum;
     sum_ = sum;
     shrink_ = shrink;
@@ -283,7 +288,7 @@ class bfloat16_matrix_session {
     std::swap(weights_, other_weights_);  // what was put off reads the others
     for (int row = 0; row < rows; ++row) {
       shrink[row] = 1;
-      scale_[row] = factor;
+      scale_[row] = own_scale_;
       if (maximum[row] > masked_score<real>) {
         // That of a sink need not be an integer.
         const real whole = std::ceil(maximum[row]);
@@ -418,6 +423,13 @@ class bfloat16_matrix_session {
   static constexpr real headroom = 8;
   // Above this, rounding m shifts exponents by more than a fraction: see raise_reference.
   static constexpr real widest_fused = 65536;
+  static constexpr real smallest_fused = 1e-30f;
+
+  // Of this thread, one inside the other.
+  static int& sessions() {
+    static thread_local int count = 0;
+    return count;
+  }
 
   HEED_INLINE packed* weights_of(int row, index_t column) const {
     return weights_ + (column / 32 * 2 + row / 16) * tile_words + row % 16 * 32;
@@ -521,7 +533,8 @@ class bfloat16_matrix_session {
   void set_reference(int row, real reference) {
     maximum_[row] = reference;
     offset_[row] = -reference;
-    const bool wide = reference > widest_fused || reference < -widest_fused;
+    const bool wide =
+        reference > widest_fused || reference < -widest_fused || own_scale_ != factor_;
     limit_[row] = wide ? masked_score<real> : (reference + headroom) / factor_;
   }
 
@@ -529,7 +542,7 @@ class bfloat16_matrix_session {
   HEED_NOINLINE void raise_reference(int row) {
     real* s = scores() + static_cast<unsigned>(row) * score_stride;
     const real top = max_lanes(top_of(s));
-    scale_[row] = factor_;
+    scale_[row] = own_scale_;
     if (!(top > masked_score<real>)) return;
     const real former = maximum_[row], product = top * factor_;
     const bool first = !(former > masked_score<real>);
@@ -598,7 +611,7 @@ class bfloat16_matrix_session {
   unsigned next_row_ = 0, last_row_ = 0;
   index_t column_ = 0;
   int rows_ = 0;
-  real factor_ = 1;
+  real factor_ = 1, own_scale_ = 1;
   real *maximum_ = nullptr, *sum_ = nullptr, *shrink_ = nullptr;
   alignas(64) real sums_[Tiles::strip_rows][16];
   real scale_[Tiles::strip_rows], offset_[Tiles::strip_rows], limit_[Tiles::strip_rows];

@@ -71,6 +71,30 @@ class rising_scores : public ::testing::Test {
 };
 TYPED_TEST_SUITE(rising_scores, heed_test::all_backends, heed_test::backend_name);
 
+// What is masked stays so under a scale that turns every score to next to nothing.
+template <class Backend, class T>
+void check_tiny_scale(double value) {
+  tensor<T> q(1, 1, 40, 24), k(1, 1, 40, 24), v(1, 1, 40, 8), out(1, 1, 40, 8);
+  q.fill(1), k.fill(2);
+  for (index_t key = 0; key < 40; ++key) {
+    for (index_t d = 0; d < 8; ++d) {
+      v.view()(0, 0, key, d) = heed::narrow<T>(static_cast<float>(key));
+    }
+  }
+  heed::attention<Backend>(q.read(), k.read(), v.read(), out.view(), heed::causal{},
+                           heed::scale{value});
+  for (index_t row = 0; row < 40; ++row) {
+    const double mean = static_cast<double>(row) / 2;
+    EXPECT_NEAR(heed::widen<double>(out.read()(0, 0, row, 3)), mean, 0.01 * mean) << value;
+  }
+}
+TYPED_TEST(rising_scores, tiny_scales_leave_masked_keys_out) {
+  for (const double value : {1e-30, 1e-37, -1e-38, 1e-40}) {
+    check_tiny_scale<TypeParam, float>(value);
+    check_tiny_scale<TypeParam, Eigen::bfloat16>(value);
+  }
+}
+
 TYPED_TEST(rising_scores, in_float) { this->template check_all<float>(); }
 TYPED_TEST(rising_scores, in_bfloat16) { this->template check_all<Eigen::bfloat16>(); }
 

@@ -274,11 +274,14 @@ struct register_tiles {
       const real latest = former > top * factor ? former : top * factor;
       // factor·s − m' in one rounding. Where m' is so large that its own rounding shifts exponents
       // by more than a fraction, the products are rounded like m' first, so that the largest gives
-      // 0 exactly; through memory, or the compiler would fuse them again.
+      // 0 exactly; through memory, or the compiler would fuse them again. Likewise where the factor
+      // is so small that what is masked would come out visible.
       pack_type scale(factor);
-      if (latest > widest_fused || latest < -widest_fused) {
+      if (latest > widest_fused || latest < -widest_fused || factor < smallest_fused) {
+        const pack_type masked(masked_score<real>);
         for (int c = 0; c < count; c += lanes) {
-          store_pack(scores + c, load_pack<pack_type>(scores + c) * scale);
+          const pack_type score = load_pack<pack_type>(scores + c);
+          store_pack(scores + c, select(score == masked, masked, score * scale));
         }
         __asm__ volatile("" ::: "memory");
         scale = pack_type(real(1));
@@ -351,6 +354,7 @@ struct register_tiles {
                                           ? lanes* static_cast<int>(sizeof(T))
                                           : 64;
   static constexpr real widest_fused = 65536;
+  static constexpr real smallest_fused = sizeof(real) == 4 ? real(1e-30) : real(1e-290);
 
   // By the exponent's bits, so that it holds under -ffast-math too.
   HEED_INLINE static mask_type is_finite(pack_type v) {
