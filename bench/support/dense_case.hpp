@@ -3,7 +3,7 @@
 //   const dense_shape shape = prefill(8, 1024, 128);
 //   const auto tensors = make_operands<float>(shape);
 //   attend<heed::backend::native, mask_kind::causal>(tensors);
-//   useful_flops(shape, mask_kind::causal)        // 4·B·H·D per score that the mask lets through
+//   useful_flops(shape, mask_kind::causal)        // 2·H·(D + Dv) per score that is let through
 #pragma once
 
 #include <time.h>
@@ -35,8 +35,11 @@ using heed::index_t;
 struct dense_shape {
   index_t query_heads = 8, kv_heads = 8;
   index_t queries = 0, keys = 0;
-  index_t depth = 0;  ///< of q, k and v alike
+  index_t depth = 0;  ///< of q and k, and of v unless it is latent
+  /// Not 0: V is the first columns of K, that many, as in multi-head latent attention.
+  index_t latent_depth = 0;
 
+  index_t value_depth() const { return latent_depth != 0 ? latent_depth : depth; }
   bool operator==(const dense_shape&) const = default;
 };
 
@@ -46,6 +49,11 @@ inline dense_shape prefill(index_t heads, index_t length, index_t depth) {
 /// The next token of a model with 32 query heads; `group` of them share a KV head.
 inline dense_shape decode(index_t group, index_t keys, index_t depth) {
   return {32, 32 / group, 1, keys, depth};
+}
+
+/// Multi-head latent attention with its projections absorbed: 16 query heads read one KV head.
+inline dense_shape latent(index_t queries, index_t keys) {
+  return {16, 1, queries, keys, 576, 512};
 }
 
 enum class mask_kind {
@@ -115,14 +123,15 @@ inline double visible_scores(mask_kind mask, index_t queries, index_t keys) {
 }
 
 inline double useful_flops(const dense_shape& shape, mask_kind mask) {
-  return 4.0 * static_cast<double>(shape.query_heads * shape.depth) *
+  return 2.0 * static_cast<double>(shape.query_heads * (shape.depth + shape.value_depth())) *
          visible_scores(mask, shape.queries, shape.keys);
 }
 
 /// Bytes of K and V: what a decoding step must read at least.
 template <class T>
 double key_value_bytes(const dense_shape& shape) {
-  return 2.0 * static_cast<double>(shape.kv_heads * shape.keys * shape.depth) * sizeof(T);
+  const index_t columns = shape.latent_depth != 0 ? shape.depth : 2 * shape.depth;
+  return static_cast<double>(shape.kv_heads * shape.keys * columns) * sizeof(T);
 }
 
 /// Numbers of mean 0 and variance 1, nearly normal: the sum of four uniform ones. Cheap, since the
@@ -158,10 +167,12 @@ struct operands {
     return {k.get(), {shape.kv_heads, shape.keys, shape.depth}};
   }
   heed::tensor_view<const T, 3> value_view() const {
-    return {v.get(), {shape.kv_heads, shape.keys, shape.depth}};
+    return {(shape.latent_depth != 0 ? k : v).get(),
+            {shape.kv_heads, shape.keys, shape.value_depth()},
+            {shape.keys * shape.depth, shape.depth, 1}};
   }
   heed::tensor_view<T, 3> out_view() const {
-    return {out.get(), {shape.query_heads, shape.queries, shape.depth}};
+    return {out.get(), {shape.query_heads, shape.queries, shape.value_depth()}};
   }
 };
 

@@ -29,7 +29,11 @@
 // with code for another by the linker.
 #if (defined(__AMX_TILE__) && defined(__AMX_BF16__)) || \
     (defined(__AMXTILE__) && defined(__AMXBF16__))
+#if defined(__AMX_FP16__) || defined(HEED_AMX_FP16)
+#define HEED_ISA_AMX _amx_amxfp16
+#else
 #define HEED_ISA_AMX _amx
+#endif
 #else
 #define HEED_ISA_AMX
 #endif
@@ -43,6 +47,11 @@
 #else
 #define HEED_ISA_FP16
 #endif
+#if defined(__AVX512VNNI__)
+#define HEED_ISA_VNNI _vnni
+#else
+#define HEED_ISA_VNNI
+#endif
 #if defined(__F16C__) && !defined(HEED_HAS_AVX512)
 #define HEED_ISA_F16C _f16c
 #else
@@ -55,12 +64,12 @@
 #define HEED_ISA_EXCEPTIONS _noexcept
 #endif
 
-#define HEED_CONCAT_(major, minor, patch, isa, amx, bf16, fp16, f16c, exceptions) \
-  v##major##_##minor##_##patch##_##isa##amx##bf16##fp16##f16c##exceptions
+#define HEED_CONCAT_(major, minor, patch, isa, amx, bf16, fp16, vnni, f16c, exceptions) \
+  v##major##_##minor##_##patch##_##isa##amx##bf16##fp16##vnni##f16c##exceptions
 #define HEED_CONCAT(...) HEED_CONCAT_(__VA_ARGS__)
 #define HEED_ABI                                                                                  \
   HEED_CONCAT(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_VERSION_PATCH, HEED_ISA, HEED_ISA_AMX, \
-              HEED_ISA_BF16, HEED_ISA_FP16, HEED_ISA_F16C, HEED_ISA_EXCEPTIONS)
+              HEED_ISA_BF16, HEED_ISA_FP16, HEED_ISA_VNNI, HEED_ISA_F16C, HEED_ISA_EXCEPTIONS)
 #define HEED_STRING_(...) #__VA_ARGS__
 #define HEED_STRING(...) HEED_STRING_(__VA_ARGS__)
 

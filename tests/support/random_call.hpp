@@ -64,7 +64,7 @@ class random_call {
       case 2:
         return with_types<Eigen::bfloat16, Eigen::bfloat16, Eigen::bfloat16>();
       default:
-        return with_types<Eigen::half, float, float>();
+        return with_types<Eigen::half, Eigen::half, Eigen::half>();
     }
   }
 

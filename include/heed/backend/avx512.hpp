@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "detail/integer_products.hpp"
 #include "detail/register_tiles.hpp"
 
 #if defined(HEED_HAS_AVX512)
@@ -31,6 +32,11 @@ struct avx512::lanes<float> {
   using pack_type = pack<float, 16>;
   static constexpr int rows = 6;
   static constexpr int columns = 4;
+#if defined(__AVX512VNNI__)
+  using integer = detail::integer_products;
+#else
+  using integer = void;
+#endif
 
   // Masked forms with every lane on, since g++ 12 warns about the plain ones' undefined operand.
   static constexpr __mmask16 every = 0xffff;
@@ -68,6 +74,10 @@ struct avx512::lanes<float> {
       const __m512i words = _mm512_maskz_cvtepu16_epi32(
           every, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
       return packed(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, words, 16)));
+    } else if constexpr (std::is_same_v<T, std::int8_t>) {
+      return packed(_mm512_maskz_cvtepi32_ps(
+          every, _mm512_maskz_cvtepi8_epi32(
+                     every, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
     } else {
       return detail::load_widened<pack_type>(from);
     }
@@ -106,6 +116,7 @@ struct avx512::lanes<double> {
   using pack_type = pack<double, 8>;
   static constexpr int rows = 6;
   static constexpr int columns = 4;
+  using integer = void;
 
   HEED_INLINE static pack_type fma(pack_type a, pack_type b, pack_type c) {
     return pack_type(std::bit_cast<pack_type::vector>(_mm512_fmadd_pd(

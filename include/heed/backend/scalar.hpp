@@ -5,8 +5,8 @@
 #include <cmath>
 #include <string_view>
 
-#include "../core/element.hpp"
 #include "../core/pack.hpp"
+#include "../core/quantized.hpp"
 #include "detail/block_session.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -20,6 +20,9 @@ struct scalar {
     using real = Real;
     using packed = Real;
     using session = detail::block_session<plain_tiles>;
+    struct prepared_queries {  // nothing: products need the queries as they are
+      bool filled = false;
+    };
     static constexpr int lanes = 1;
     static constexpr int strip_rows = 4;
     static constexpr int step_keys = 64;
@@ -44,27 +47,27 @@ struct scalar {
     }
 
     // step[key][d]
-    template <class T>
-    static void pack_keys(const T* keys, index_t stride, int count, index_t depth, Real* step) {
+    template <class Rows>
+    static void pack_keys(const Rows& keys, int count, index_t depth, Real* step) {
       for (int key = 0; key < step_keys; ++key) {
         for (index_t d = 0; d < depth; ++d) {
-          step[key * depth + d] = key < count ? widen<Real>(keys[key * stride + d]) : Real(0);
+          step[key * depth + d] = key < count ? read_at<Real>(keys[key] + d) : Real(0);
         }
       }
     }
 
     // step[key][dv]; returns whether all values are finite
-    template <class T>
-    static bool pack_values(const T* values, index_t stride, int count, index_t depth, Real* step) {
-      pack_keys(values, stride, count, depth, step);
-      return all_finite(values, stride, count, depth);
+    template <class Rows>
+    static bool pack_values(const Rows& values, int count, index_t depth, Real* step) {
+      pack_keys(values, count, depth, step);
+      return all_finite(values, count, depth);
     }
-    template <class T>
-    static bool all_finite(const T* values, index_t stride, int count, index_t depth) {
+    template <class Rows>
+    static bool all_finite(const Rows& values, int count, index_t depth) {
       bool finite = true;
       for (int key = 0; key < count; ++key) {
         for (index_t d = 0; d < depth; ++d) {
-          finite = finite && is_finite(widen<Real>(values[key * stride + d]));
+          finite = finite && is_finite(read_at<Real>(values[key] + d));
         }
       }
       return finite;
@@ -73,16 +76,17 @@ struct scalar {
     // s[row][key] = Σ_d q[row][d]·k[key][d]
     static void score(const Real* strip, int rows, const Real* step, index_t depth, int keys,
                       Real* s, index_t s_stride) {
-      score_rows(strip, rows, step, depth, keys, depth, s, s_stride);
+      prepared_queries none;
+      score_rows(strip, rows, none, strided_rows<Real>{step, depth}, keys, depth, s, s_stride);
     }
-    template <class T>
-    static void score_rows(const Real* strip, int rows, const T* keys, index_t stride, int count,
-                           index_t depth, Real* s, index_t s_stride) {
+    template <class Rows>
+    static void score_rows(const Real* strip, int rows, prepared_queries&, const Rows& keys,
+                           int count, index_t depth, Real* s, index_t s_stride) {
       for (int row = 0; row < rows; ++row) {
         for (int key = 0; key < count; ++key) {
           Real sum = 0;
           for (index_t d = 0; d < depth; ++d) {
-            sum += strip[row * depth + d] * widen<Real>(keys[key * stride + d]);
+            sum += strip[row * depth + d] * read_at<Real>(keys[key] + d);
           }
           s[row * s_stride + key] = sum;
         }
@@ -124,28 +128,26 @@ struct scalar {
     }
 
     // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]
-    template <class T>
-    static void accumulate(const Real* p, index_t p_stride, int rows, int count, const T* values,
+    static void accumulate(const Real* p, index_t p_stride, int rows, int count, const Real* values,
                            index_t stride, index_t depth, Real* o, index_t o_stride,
                            const Real* shrink) {
+      accumulate_rows(p, p_stride, rows, count, strided_rows<Real>{values, stride}, depth, o,
+                      o_stride, shrink);
+    }
+    template <class Rows>
+    static void accumulate_rows(const Real* p, index_t p_stride, int rows, int count,
+                                const Rows& values, index_t depth, Real* o, index_t o_stride,
+                                const Real* shrink) {
       for (int row = 0; row < rows; ++row) {
         for (index_t d = 0; d < depth; ++d) {
           if (shrink != nullptr) o[row * o_stride + d] *= shrink[row];
         }
         for (int key = 0; key < count; ++key) {
           for (index_t d = 0; d < depth; ++d) {
-            o[row * o_stride + d] +=
-                p[row * p_stride + key] * widen<Real>(values[key * stride + d]);
+            o[row * o_stride + d] += p[row * p_stride + key] * read_at<Real>(values[key] + d);
           }
         }
       }
-    }
-
-    template <class T>
-    static void accumulate_rows(const Real* p, index_t p_stride, int rows, int count,
-                                const T* values, index_t stride, index_t depth, Real* o,
-                                index_t o_stride, const Real* shrink) {
-      accumulate(p, p_stride, rows, count, values, stride, depth, o, o_stride, shrink);
     }
 
     // out[d] = o[d]·factor

@@ -6,8 +6,8 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <cstdint>
+#include <cstddef>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -28,7 +28,9 @@ class thread_pool {
     if (workers < 1) {
       raise(message("thread_pool: worker count ") << workers << " is not positive");
     }
-    threads_.reserve(static_cast<std::size_t>(workers - 1));
+    const auto others = static_cast<std::size_t>(workers - 1);
+    threads_.reserve(others);
+    seats_ = std::make_unique<seat[]>(others);
 #if defined(HEED_HAS_EXCEPTIONS)
     try {
       start();
@@ -92,28 +94,51 @@ class thread_pool {
     return count == 0 ? 1 : static_cast<int>(count);
   }
 
-  void start() {
-    for (int worker = 1; worker < workers_; ++worker) {
-      threads_.emplace_back([this, worker] { serve(worker); });
-    }
+  // Where a thread finds its work. Each has a line of its own, so that handing out work is one
+  // store per thread, and no lock.
+  struct alignas(64) seat {
+    std::atomic<job*> work{nullptr};
+  };
+  // What a seat holds besides jobs: its thread is at work, its thread shall end.
+  static job* at_work() {
+    static job mark;
+    return &mark;
+  }
+  static job* leave() {
+    static job mark;
+    return &mark;
+  }
+  static void give(seat& to, job* work) {
+    to.work.store(work, std::memory_order_release);
+    to.work.notify_one();
   }
 
-  void stop() {
-    {
-      const std::lock_guard<std::mutex> lock(state_);
-      stopping_ = true;
-      generation_.fetch_add(1, std::memory_order_release);
+  void start() {
+    for (int worker = 1; worker < workers_; ++worker) {
+      threads_.emplace_back([this, worker] { serve(seats_[seat_of(worker)], worker); });
     }
-    work_arrived_.notify_all();
+  }
+  static std::size_t seat_of(int worker) { return static_cast<std::size_t>(worker - 1); }
+
+  void stop() {
+    for (std::size_t i = 0; i < threads_.size(); ++i) give(seats_[i], leave());
     for (std::thread& thread : threads_) thread.join();
   }
 
-  // Waits for a little while without sleeping, since waking a thread takes longer than many an
-  // item.
-  template <class Condition>
-  static void spin_until(const Condition& condition) {
+  // The work of a seat when it is no longer `former`. At first without sleeping, since waking a
+  // thread takes longer than many an item.
+  static job* changed(const seat& from, job* former) {
     constexpr int spins = 64;
-    for (int i = 0; i < spins && !condition(); ++i) std::this_thread::yield();
+    job* work = from.work.load(std::memory_order_acquire);
+    for (int i = 0; i < spins && work == former; ++i) {
+      std::this_thread::yield();
+      work = from.work.load(std::memory_order_acquire);
+    }
+    while (work == former) {
+      from.work.wait(former, std::memory_order_acquire);
+      work = from.work.load(std::memory_order_acquire);
+    }
+    return work;
   }
 
   // A body that throws leaves other threads at work on dead objects: better to end here.
@@ -132,59 +157,38 @@ class thread_pool {
     // A single item is done before another thread is awake.
     const bool alone = workers_ == 1 || work.count == 1;
     if (!alone) {
-      {
-        const std::lock_guard<std::mutex> lock(state_);
-        job_ = &work;
-        generation_.fetch_add(1, std::memory_order_release);
-      }
-      work_arrived_.notify_all();
+      for (std::size_t i = 0; i < threads_.size(); ++i) give(seats_[i], &work);
     }
     do_items(work, 0);
     if (alone) return;
 
-    // Threads that have not begun yet are not waited for; they will find no job.
-    std::unique_lock<std::mutex> lock(state_);
-    job_ = nullptr;
-    if (working_.load(std::memory_order_relaxed) == 0) return;
-    lock.unlock();
-    spin_until([&] { return working_.load(std::memory_order_relaxed) == 0; });
-    lock.lock();
-    threads_left_.wait(lock, [&] { return working_.load(std::memory_order_relaxed) == 0; });
+    // Threads that have not begun yet are not waited for: their seats are emptied.
+    for (std::size_t i = 0; i < threads_.size(); ++i) {
+      job* expected = &work;
+      if (!seats_[i].work.compare_exchange_strong(expected, nullptr, std::memory_order_acq_rel) &&
+          expected == at_work()) {
+        changed(seats_[i], at_work());
+      }
+    }
   }
 
   // What a thread of the pool does until the end.
-  void serve(int worker) {
-    std::uint32_t seen = 0;
+  void serve(seat& own, int worker) {
     for (;;) {
-      spin_until([&] { return generation_.load(std::memory_order_acquire) != seen; });
-
-      std::unique_lock<std::mutex> lock(state_);
-      work_arrived_.wait(
-          lock, [&] { return generation_.load(std::memory_order_relaxed) != seen || stopping_; });
-      seen = generation_.load(std::memory_order_relaxed);
-      if (stopping_) return;
-      job* const work = job_;
-      if (work == nullptr) continue;  // done already
-      working_.fetch_add(1, std::memory_order_relaxed);
-      lock.unlock();
-
+      job* work = changed(own, nullptr);
+      if (work == leave()) return;
+      if (!own.work.compare_exchange_strong(work, at_work(), std::memory_order_acq_rel)) {
+        continue;  // done already
+      }
       do_items(*work, worker);
-
-      lock.lock();
-      if (working_.fetch_sub(1, std::memory_order_relaxed) == 1) threads_left_.notify_one();
+      give(own, nullptr);
     }
   }
 
   const int workers_;
   std::vector<std::thread> threads_;
+  std::unique_ptr<seat[]> seats_;
   std::mutex one_run_;
-
-  std::mutex state_;  // guards what follows; the atomics are also watched without it
-  std::condition_variable work_arrived_, threads_left_;
-  job* job_ = nullptr;
-  bool stopping_ = false;
-  std::atomic<std::uint32_t> generation_{0};  // counts jobs
-  std::atomic<int> working_{0};               // threads at work on the job, without the caller
 };
 
 HEED_NAMESPACE_END

@@ -17,6 +17,7 @@
 #include "../config.hpp"
 #include "../interop/eigen.hpp"
 #include "../interop/mdspan.hpp"
+#include "quantized.hpp"
 #include "tensor_view.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -95,6 +96,24 @@ constexpr auto output_view_of(X&& x) {
   static_assert(!std::is_const_v<element_type>, "heed: the output is const");
   return tensor_view<element_type, view_rank<X>>(view);
 }
+
+// What keys and values may be: tensors, or codes with scales.
+template <class X>
+concept readable = viewable<X> || is_quantized<std::remove_cvref_t<X>>;
+
+// A view of x to read from: a tensor_view of const elements, or the quantized_view itself.
+template <readable X>
+constexpr auto read_view_of(const X& x) {
+  if constexpr (is_quantized<X>) {
+    return x;
+  } else {
+    const auto view = view_of(x);
+    using element_type = typename decltype(view)::value_type;
+    return tensor_view<const element_type, view_rank<X>>(view);
+  }
+}
+template <readable X>
+using read_view = decltype(read_view_of(std::declval<const X&>()));
 
 // Element type of an argument's view, const where it may only be read.
 template <viewable X>

@@ -24,10 +24,13 @@ class workspace {
   ~workspace() { release(); }
 
   workspace(workspace&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        inner_(std::exchange(other.inner_, nullptr)) {}
   workspace& operator=(workspace&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(inner_, other.inner_);
     return *this;
   }
 
@@ -40,22 +43,28 @@ class workspace {
     if (size > size_) {
       // By half at least: a cache that grows by one token per call must not allocate in every call.
       const index_t grown = size_ + size_ / 2 > size ? size_ + size_ / 2 : size;
-      release();  // first, since the contents are not kept
+      release_block();  // first, since the contents are not kept
       data_ = allocate(grown);
       size_ = grown;
     }
     return data_;
   }
 
+  // A second workspace that is kept along with this one, for calls that are made while this one's
+  // memory is in use.
+  workspace& inner() {
+    if (inner_ == nullptr) inner_ = new workspace;
+    return *inner_;
+  }
+
   // Gives the memory back.
   void release() noexcept {
-    ::operator delete (data_, std::align_val_t{alignment});
-    data_ = nullptr;
-    size_ = 0;
+    release_block();
+    delete std::exchange(inner_, nullptr);
   }
 
   // Bytes that are held.
-  index_t size() const { return size_; }
+  index_t size() const { return size_ + (inner_ != nullptr ? inner_->size() : 0); }
 
  private:
   // Leaves room for growth by half.
@@ -72,8 +81,15 @@ class workspace {
 #endif
   }
 
+  void release_block() noexcept {
+    ::operator delete (data_, std::align_val_t{alignment});
+    data_ = nullptr;
+    size_ = 0;
+  }
+
   std::byte* data_ = nullptr;
   index_t size_ = 0;
+  workspace* inner_ = nullptr;
 };
 
 // The calling thread's own workspace, for calls that name none. It lives as long as its thread; a

@@ -4,8 +4,8 @@
 //   (Hq / Hkv)
 //
 //   q   [B, Hq, Lq, D]      float, double, Eigen::half, Eigen::bfloat16, in any combination;
-//   k   [B, Hkv, Lk, D]     sums are kept in float, or in double where one operand is double
-//   v   [B, Hkv, Lk, Dv]
+//   k   [B, Hkv, Lk, D]     sums are kept in float, or in double where one operand is double;
+//   v   [B, Hkv, Lk, Dv]    k and v may also be quantized_view: integer codes with scales
 //   out [B, Hq, Lq, Dv]
 //
 // Operands may lack leading axes: [H, L, D] or [L, D]. Memory beside the operands is linear in Lk;
@@ -34,19 +34,17 @@ struct source {
   V v;
   std::tuple<Modifiers...> modifiers;
 
-  template <viewable KeyTensor, viewable ValueTensor>
-  source(const KeyTensor& keys, const ValueTensor& values, const Modifiers&... rest)
-      : k(view_of(keys)), v(view_of(values)), modifiers(rest...) {
+  template <readable Keys, readable Values>
+  source(const Keys& keys, const Values& values, const Modifiers&... rest)
+      : k(read_view_of(keys)), v(read_view_of(values)), modifiers(rest...) {
     static_assert((... && (mask_function<Modifiers> || score_function<Modifiers> ||
                            detail::key_option<Modifiers>)),
                   "heed::source: a modifier is neither a mask, a score, key_lengths nor "
                   "left_padding");
   }
 };
-template <viewable K, viewable V, class... Modifiers>
-source(const K&, const V&, const Modifiers&...)
-    -> source<tensor_view<std::add_const_t<view_element<const K&>>, view_rank<K>>,
-              tensor_view<std::add_const_t<view_element<const V&>>, view_rank<V>>, Modifiers...>;
+template <readable K, readable V, class... Modifiers>
+source(const K&, const V&, const Modifiers&...) -> source<read_view<K>, read_view<V>, Modifiers...>;
 
 // Several sets under one softmax: sources{source{k1, v1}, source{k2, v2, causal{}}}. All have the
 // same number of KV heads.
@@ -108,15 +106,12 @@ constexpr auto engine_source(const K& k, const V& v, const Modifiers&... modifie
   const auto mask = std::apply([](const auto&... masks) { return conjunction(masks...); },
                                std::tuple_cat(masks_in(modifiers)...));
   const auto scores = std::tuple_cat(scores_in(modifiers)...);
-  using key_type = typename K::value_type;
-  using value_type = typename V::value_type;
-  return engine::source_of<key_type, value_type, std::remove_const_t<decltype(mask)>,
-                           std::remove_const_t<decltype(scores)>>{
-      tensor_view<const key_type, K::rank>(k).template lifted<4>(),
-      tensor_view<const value_type, V::rank>(v).template lifted<4>(),
-      {},
-      mask,
-      scores};
+  const auto keys = k.template lifted<4>();
+  const auto values = v.template lifted<4>();
+  return engine::source_of<
+      std::remove_const_t<decltype(keys)>, std::remove_const_t<decltype(values)>,
+      std::remove_const_t<decltype(mask)>, std::remove_const_t<decltype(scores)>>{
+      keys, values, {}, mask, scores};
 }
 
 // How the sequences lie along the keys of one source.
@@ -176,8 +171,9 @@ void check_hooks(const Source& source, const Sink& sink, const engine::batch_lay
   check_modifier(sink, shape);
 }
 
-// Everything behind the overloads of attention().
-template <class Backend, class Q, class Out, class... Sources, class... Modifiers>
+// Everything behind the overloads of attention(). Result is the element type of what the caller
+// gets in the end, which chooses the tiles: out may hold a partial result, in the type of the sums.
+template <class Backend, class Result, class Q, class Out, class... Sources, class... Modifiers>
 void run_attention(const Q& query_view, const Out& out_view, const std::tuple<Sources...>& sources,
                    const Modifiers&... modifiers) {
   static_assert(backend::available<Backend>,
@@ -214,12 +210,14 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
           check_source(query, output, k, v);
           require_equal("k", "head count", k.extents[1], "the first source",
                         std::get<0>(sources).k.extent(1));
-          check_disjoint(output, k);
-          check_disjoint(output, v);
-          if (wants_lse) check_disjoint(erase("lse", lse), k);
-          if (wants_lse) check_disjoint(erase("lse", lse), v);
         };
         (check(erase("k", source.k), erase("v", source.v)), ...);
+        const auto check_apart = [&](const operand& in) {
+          check_disjoint(output, in);
+          if (wants_lse) check_disjoint(erase("lse", lse), in);
+        };
+        (for_each_array("k", source.k, check_apart), ...);
+        (for_each_array("v", source.v, check_apart), ...);
         (check_hooks(source, sink, queries, q.extent(1)), ...);
       },
       sources);
@@ -240,7 +238,7 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   const scratch* memory = find<scratch>(modifiers...);
   thread_workspace memory_of_thread;
   using Tiles =
-      typename Backend::template tiles<Real, query_type, out_type, typename Sources::key_type...,
+      typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
                                        typename Sources::value_type...>;
   engine::attend<Tiles, Problem>(problem,
                                  memory != nullptr ? memory->memory : memory_of_thread.get())
@@ -253,20 +251,21 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
 // (applied in the order written), sink, scale, lse_to, key_lengths, query_lengths, left_padding,
 // ragged, on, scratch, count_tiles. Raises invalid_argument before anything is written when
 // operands or modifiers do not fit.
-template <class Backend = backend::native, viewable Q, viewable K, viewable V, viewable Out,
+template <class Backend = backend::native, viewable Q, readable K, readable V, viewable Out,
           class... Modifiers>
 void attention(const Q& q, const K& k, const V& v, Out&& out, const Modifiers&... modifiers) {
   static_assert((... && (mask_function<Modifiers> || score_function<Modifiers> ||
                          detail::key_option<Modifiers> || detail::call_option<Modifiers>)),
                 "heed::attention: a modifier is neither a mask (bool of a position), a score (of a "
                 "score and a position), nor an option such as heed::scale");
-  auto source = detail::engine_source(view_of(k), view_of(v), modifiers...);
+  auto source = detail::engine_source(read_view_of(k), read_view_of(v), modifiers...);
   detail::check_keys_and_values(detail::erase("k", source.k), detail::erase("v", source.v));
   source.keys = detail::key_layout(
       source.k.extent(0), source.k.extent(2), detail::find<ragged>(modifiers...),
       detail::find<key_lengths>(modifiers...), detail::find<left_padding>(modifiers...));
-  detail::run_attention<Backend>(view_of(q), output_view_of(out), std::make_tuple(source),
-                                 modifiers...);
+  const auto result = output_view_of(out);
+  detail::run_attention<Backend, typename decltype(result)::value_type>(
+      view_of(q), result, std::make_tuple(source), modifiers...);
 }
 
 // Attention of q over several sets of keys and values under one softmax. Masks and scores belong to
@@ -298,7 +297,9 @@ void attention(const Q& q, const sources<Sources...>& keys_and_values, Out&& out
         return std::make_tuple(convert(source)...);
       },
       keys_and_values.all);
-  detail::run_attention<Backend>(view_of(q), output_view_of(out), engine_sources, modifiers...);
+  const auto result = output_view_of(out);
+  detail::run_attention<Backend, typename decltype(result)::value_type>(
+      view_of(q), result, engine_sources, modifiers...);
 }
 
 HEED_NAMESPACE_END

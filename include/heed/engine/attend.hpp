@@ -76,7 +76,7 @@ class attend {
   }
   index_t tiles_of(index_t sequence) const { return ceil_div(rows_of(sequence), tile_rows_); }
   index_t splits_of(index_t sequence) const {
-    return key_splits(sizes_, all_tiles_, all_steps(sequence) * step_keys);
+    return key_splits(sizes_, item_keys_, all_steps(sequence) * step_keys);
   }
   index_t items_of(index_t sequence) const { return tiles_of(sequence) * splits_of(sequence); }
   index_t state_size() const { return 2 + Tiles::padded(problem_.value_depth()); }
@@ -100,12 +100,12 @@ class attend {
       all_rows += rows_of(s) * problem_.key_heads();
     }
     tile_rows_ = tile_rows(sizes_, all_rows, strip_rows);
-    all_tiles_ = 0;
-    index_t largest = 0;
+    index_t all_keys = 0, largest = 0;
     for (index_t s = 0; s < problem_.queries.sequences; ++s) {
-      all_tiles_ += tiles_of(s) * problem_.key_heads();
+      all_keys += tiles_of(s) * problem_.key_heads() * all_steps(s) * step_keys;
       largest = rows_of(s) > largest ? rows_of(s) : largest;
     }
+    item_keys_ = item_keys(sizes_, all_keys);
     if (largest < tile_rows_) tile_rows_ = ceil_div(largest, strip_rows) * strip_rows;
     block_keys_ =
         block_keys(sizes_, problem_.depth(), problem_.value_depth(),
@@ -174,9 +174,7 @@ class attend {
       run_item(item, pair_of(item, first, last), scratch_[worker]);
     });
     if (states > 0) {
-      executor.run(last - first, [this, first](index_t pair, int worker) {
-        merge_pair(first + pair, scratch_[worker]);
-      });
+      executor.run(last - first, [this, first](index_t pair, int) { merge_pair(first + pair); });
     }
   }
 
@@ -192,12 +190,11 @@ class attend {
         const index_t begin = step * step_keys;
         const index_t left = keys.count - begin;
         const int count = static_cast<int>(left < step_keys ? left : step_keys);
-        Tiles::pack_keys(source.k.row(keys.batch, head, keys.begin + begin), source.k.stride(2),
-                         count, problem_.depth(),
+        Tiles::pack_keys(rows_at(source.k, keys.batch, head, keys.begin + begin), count,
+                         problem_.depth(),
                          packed_keys_ + wave_step * Tiles::key_step_size(problem_.depth()));
         finite_[wave_step] = Tiles::pack_values(
-            source.v.row(keys.batch, head, keys.begin + begin), source.v.stride(2), count,
-            problem_.value_depth(),
+            rows_at(source.v, keys.batch, head, keys.begin + begin), count, problem_.value_depth(),
             packed_values_ + wave_step * Tiles::value_step_size(problem_.value_depth()));
       }
       step -= steps;
@@ -242,7 +239,6 @@ class attend {
       loop.visit(source, where, begin, end);
     };
     std::apply([&](const auto&... source) { (visit(source), ...); }, problem_.sources);
-    loop.settle();
     if (splits == 1) {
       loop.finish();
     } else {
@@ -269,21 +265,19 @@ class attend {
   }
 
   // States of a row's splits, merged in order of their keys.
-  void merge_pair(index_t pair, item_scratch<Tiles>& scratch) {
+  void merge_pair(index_t pair) {
     const index_t sequence = pair / problem_.key_heads(), head = pair % problem_.key_heads();
     const index_t splits = splits_of(sequence);
     if (splits == 1) return;
     const pair_plan& plan = pairs_[pair - wave_];
     const index_t rows = rows_of(sequence);
-    typename Tiles::session session(true, rows, scratch.scores, block_keys_);
-    tile_loop<Tiles, Problem> loop(problem_, scratch, session, true, sequence, head, 0, rows,
-                                   block_keys_);
+    const query_rows rows_of_pair(problem_, sequence, head);
     for (index_t r = 0; r < rows; ++r) {
       softmax_state<Real> state = stored(state_of(plan, splits, r, 0));
       for (index_t split = 1; split < splits; ++split) {
         state.merge(stored(state_of(plan, splits, r, split)));
       }
-      loop.finish_row(r, state);
+      finish_row<Tiles>(problem_, rows_of_pair.queries, rows_of_pair.at(r), state);
     }
   }
 
@@ -292,7 +286,7 @@ class attend {
   const blocking sizes_ = blocking::current();
   int workers_ = 1;
   bool items_pack_ = false;
-  index_t tile_rows_ = 0, all_tiles_ = 0, block_keys_ = 0, budget_ = 0, wave_ = 0;
+  index_t tile_rows_ = 0, item_keys_ = 0, block_keys_ = 0, budget_ = 0, wave_ = 0;
   pair_plan* pairs_ = nullptr;
   index_t* step_pair_ = nullptr;
   Packed* packed_keys_ = nullptr;

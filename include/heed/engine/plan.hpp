@@ -18,10 +18,11 @@ struct blocking {
   index_t packed_bytes = cache_bytes / 4;
   // Query rows of a work item: enough to reuse a block of keys from the cache many times.
   index_t tile_rows = 192;
-  // A call is cut into at least this many items where its shape allows it.
+  // A call is cut into about this many items of equal work where its shape allows it.
   index_t wanted_items = 64;
-  // Up to this many query rows per KV head, keys are read in place instead of packed.
-  index_t rows_in_place = 8;
+  // Up to this many query rows per KV head, where the backend can (Tiles::most_rows_in_place), keys
+  // are read in place instead of packed.
+  index_t rows_in_place = 16;
   // A split of the keys between items is not smaller than this.
   index_t split_keys = 512;
 
@@ -62,11 +63,15 @@ inline index_t tile_rows(const blocking& sizes, index_t all_rows, index_t strip_
   return ceil_div(rows, strip_rows) * strip_rows;
 }
 
-// Parts that the keys of one tile of rows are cut into, when `items` tiles are too few.
-inline index_t key_splits(const blocking& sizes, index_t items, index_t keys) {
-  if (items >= sizes.wanted_items || items == 0) return 1;
-  const index_t wanted = ceil_div(sizes.wanted_items, items);
-  const index_t possible = keys / sizes.split_keys;
+// Keys of one item: an equal share of all the call's keys, counted once per tile of rows, so that
+// long sequences of a ragged batch are cut into many items and short ones stay whole.
+inline index_t item_keys(const blocking& sizes, index_t all_keys) {
+  return all_keys > 0 ? ceil_div(all_keys, sizes.wanted_items) : 1;
+}
+
+// Items that the keys of one tile of rows are cut into.
+inline index_t key_splits(const blocking& sizes, index_t item_keys, index_t keys) {
+  const index_t wanted = ceil_div(keys, item_keys), possible = keys / sizes.split_keys;
   const index_t splits = wanted < possible ? wanted : possible;
   return splits < 1 ? 1 : splits;
 }

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "../core/position.hpp"
+#include "../core/quantized.hpp"
 #include "../core/tensor_view.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -47,16 +48,17 @@ struct batch_layout {
 // No mask: everything is visible.
 struct everything {};
 
-// One set of keys and values with its own mask and scores.
-template <class Key, class Value, class Mask, class Scores>
+// One set of keys and values with its own mask and scores; K and V are tensor_view<const T, 4> or
+// quantized_view<Code, 4>.
+template <class K, class V, class Mask, class Scores>
 struct source_of {
-  using key_type = Key;
-  using value_type = Value;
+  using key_type = typename K::value_type;
+  using value_type = typename V::value_type;
   static constexpr bool masked = !std::is_same_v<Mask, everything>;
   static constexpr bool scored = std::tuple_size_v<Scores> != 0;
 
-  tensor_view<const Key, 4> k;
-  tensor_view<const Value, 4> v;
+  K k;
+  V v;
   batch_layout keys;
   Mask mask;
   Scores scores;

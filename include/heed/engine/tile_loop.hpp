@@ -73,6 +73,36 @@ struct row_segment {
   index_t q = 0;
 };
 
+// A row's query head and query.
+struct head_query {
+  index_t head = 0;
+  index_t query = 0;
+};
+
+// The query rows of one sequence and KV head: all queries of its first query head, then those of
+// the second, and so on.
+struct query_rows {
+  rows_of_sequence queries;
+  index_t first_head = 0;
+
+  template <class Problem>
+  query_rows(const Problem& problem, index_t sequence, index_t key_head)
+      : queries(problem.queries.at(sequence)), first_head(key_head * problem.group()) {}
+  head_query at(index_t row) const {
+    return {first_head + row / queries.count, row % queries.count};
+  }
+};
+
+// Output and log-sum-exp of one row.
+template <class Tiles, class Problem, class Real>
+void finish_row(const Problem& problem, const rows_of_sequence& queries, const head_query& row,
+                const softmax_state<Real>& state) {
+  const index_t at = queries.begin + row.query;
+  Tiles::store(state.weighted, problem.value_depth(), state.normalizer(),
+               problem.out.row(queries.batch, row.head, at));
+  if (problem.lse.data() != nullptr) problem.lse(queries.batch, row.head, at) = state.log_sum_exp();
+}
+
 template <class Tiles, class Problem>
 class tile_loop {
  public:
@@ -95,7 +125,7 @@ class tile_loop {
         row_begin_(row_begin),
         row_count_(row_count),
         block_keys_(block_keys),
-        queries_(problem.queries.at(sequence)) {}
+        rows_(query_rows(problem, sequence, key_head)) {}
 
   // Empty states, or the sink's in the item that owns the first keys.
   void start(bool with_sink) {
@@ -110,7 +140,7 @@ class tile_loop {
       if constexpr (!std::is_same_v<decltype(problem_.sink), no_sink>) {
         if (with_sink && r < row_count_) {
           scratch_.maximum[r] =
-              problem_.sink.template logit<Real>(head_of(r)) * softmax_state<Real>::log2_e;
+              problem_.sink.template logit<Real>(at(r).head) * softmax_state<Real>::log2_e;
           scratch_.sum[r] = 1;
         }
       }
@@ -121,7 +151,11 @@ class tile_loop {
       using query_type = typename std::remove_cvref_t<decltype(problem_.q)>::value_type;
       const query_type* rows[item_scratch<Tiles>::rows];
       const int count = rows_in(strip);
-      for (int row = 0; row < count; ++row) rows[row] = query_row(strip * strip_rows_ + row);
+      for (int row = 0; row < count; ++row) {
+        const head_query from = at(strip * strip_rows_ + row);
+        rows[row] =
+            problem_.q.row(rows_.queries.batch, from.head, rows_.queries.begin + from.query);
+      }
       session_.pack_queries(rows, count, problem_.depth(), sign,
                             scratch_.queries + strip * Tiles::query_strip_size(problem_.depth()));
     }
@@ -146,26 +180,16 @@ class tile_loop {
     }
   }
 
-  // What the session put off; before states are read.
-  void settle() { session_.settle(); }
-
   // Outputs and log-sum-exps of all rows.
   void finish() const {
-    for (index_t r = 0; r < row_count_; ++r) finish_row(r, state(r));
+    for (index_t r = 0; r < row_count_; ++r) {
+      finish_row<Tiles>(problem_, rows_.queries, at(r), state(r));
+    }
   }
 
   softmax_state<Real> state(index_t r) const {
     const index_t width = Tiles::padded(problem_.value_depth());
     return {scratch_.maximum[r], scratch_.sum[r], scratch_.weighted + r * width, width};
-  }
-
-  void finish_row(index_t r, const softmax_state<Real>& state) const {
-    const index_t head = head_of(r), q = queries_.begin + query_of(r);
-    Tiles::store(state.weighted, problem_.value_depth(), state.normalizer(),
-                 problem_.out.row(queries_.batch, head, q));
-    if (problem_.lse.data() != nullptr) {
-      problem_.lse(queries_.batch, head, q) = state.log_sum_exp();
-    }
   }
 
   const tile_counts& counts() const { return counts_; }
@@ -176,30 +200,24 @@ class tile_loop {
     const index_t left = row_count_ - strip * strip_rows_;
     return static_cast<int>(left < strip_rows_ ? left : strip_rows_);
   }
-  index_t head_of(index_t r) const {
-    return key_head_ * problem_.group() + (row_begin_ + r) / queries_.count;
-  }
-  index_t query_of(index_t r) const { return (row_begin_ + r) % queries_.count; }
-  auto query_row(index_t r) const {
-    return problem_.q.row(queries_.batch, head_of(r), queries_.begin + query_of(r));
-  }
+  head_query at(index_t r) const { return rows_.at(row_begin_ + r); }
 
   // Cuts rows [first, first + count) of the tile at the borders of query heads.
   template <class Visit>
   HEED_INLINE void for_each_segment(index_t first, index_t count, Visit visit) const {
     index_t r = first;
     while (r < first + count) {
-      const index_t q = query_of(r);
-      index_t run = queries_.count - q;
+      const head_query from = at(r);
+      index_t run = rows_.queries.count - from.query;
       if (run > first + count - r) run = first + count - r;
-      visit(row_segment{static_cast<int>(r - first), static_cast<int>(run), head_of(r), q});
+      visit(row_segment{static_cast<int>(r - first), static_cast<int>(run), from.head, from.query});
       r += run;
     }
   }
 
   tile_extent extent(const row_segment& segment, index_t keys, index_t begin, index_t end) const {
-    return {sequence_, segment.head, segment.q,      segment.q + segment.count,
-            begin,     end,          queries_.count, keys};
+    return {sequence_, segment.head, segment.q,           segment.q + segment.count,
+            begin,     end,          rows_.queries.count, keys};
   }
 
   template <class Source>
@@ -242,8 +260,8 @@ class tile_loop {
   HEED_INLINE void for_each_row(index_t strip, int rows, index_t first_key, index_t keys,
                                 Visit visit) const {
     for (int row = 0; row < rows; ++row) {
-      const index_t r = strip * strip_rows_ + row;
-      visit(row, position{sequence_, head_of(r), query_of(r), first_key, queries_.count, keys});
+      const head_query from = at(strip * strip_rows_ + row);
+      visit(row, position{sequence_, from.head, from.query, first_key, rows_.queries.count, keys});
     }
   }
 
@@ -297,8 +315,8 @@ class tile_loop {
       if (packed.keys != nullptr) {
         session_.score(queries, packed.keys + step * Tiles::key_step_size(depth), depth, last);
       } else {
-        session_.score_rows(queries, source.k.row(keys.batch, key_head_, keys.begin + begin),
-                            source.k.stride(2), count, depth);
+        session_.score_rows(queries, rows_at(source.k, keys.batch, key_head_, keys.begin + begin),
+                            count, depth);
       }
       if constexpr (Source::scored) {
         for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
@@ -321,12 +339,11 @@ class tile_loop {
     }
     if (visited == 0) return;
     session_.finish();
-    const auto* values = source.v.row(keys.batch, key_head_, keys.begin);
-    const index_t stride = source.v.stride(2), value_depth = problem_.value_depth();
+    const auto values = rows_at(source.v, keys.batch, key_head_, keys.begin);
+    const index_t value_depth = problem_.value_depth();
     if (packed.values != nullptr) {
       accumulate(
-          strip, rows, visited, values, stride,
-          [&](index_t step) { return packed.finite[step] != 0; },
+          strip, rows, visited, values, [&](index_t step) { return packed.finite[step] != 0; },
           [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
             session_.accumulate(first, last,
                                 packed.values + step * Tiles::value_step_size(value_depth),
@@ -334,18 +351,17 @@ class tile_loop {
           });
     } else {
       accumulate(
-          strip, rows, visited, values, stride,
+          strip, rows, visited, values,
           [&](index_t step) {
             const index_t begin = step * step_keys;
             const index_t left = keys.count - begin;
-            return Tiles::all_finite(values + begin * stride, stride,
+            return Tiles::all_finite(values.from(begin),
                                      static_cast<int>(left < step_keys ? left : step_keys),
                                      value_depth);
           },
           [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
-            session_.accumulate_rows(first, last,
-                                     values + (step * step_keys + first % step_keys) * stride,
-                                     stride, value_depth, weighted, shrink);
+            session_.accumulate_rows(first, last, values.from(step * step_keys + first % step_keys),
+                                     value_depth, weighted, shrink);
           });
     }
   }
@@ -354,9 +370,9 @@ class tile_loop {
   // sees: add(first step, first column, one past the last, O, shrink). A step that is masked in
   // part and has a value that is not finite is added key by key from the caller's `values`, since
   // 0·∞ would leak what is masked.
-  template <class T, class Finite, class Add>
-  void accumulate(index_t strip, int rows, int visited, const T* values, index_t stride,
-                  Finite finite, Add add) {
+  template <class Values, class Finite, class Add>
+  void accumulate(index_t strip, int rows, int visited, const Values& values, Finite finite,
+                  Add add) {
     const index_t width = Tiles::padded(problem_.value_depth());
     Real* weighted = scratch_.weighted + strip * strip_rows_ * width;
     const Real* shrink = scratch_.shrink;
@@ -370,8 +386,7 @@ class tile_loop {
         ++run;
       }
       if (by_key) {
-        session_.settle();
-        add_visible(rows, at, values + step * step_keys * stride, stride, weighted, shrink);
+        add_visible(rows, at, values.from(step * step_keys), weighted, shrink);
       } else {
         add(step, at * step_keys + scratch_.first[at],
             (at + run - 1) * step_keys + scratch_.last[at + run - 1], weighted, shrink);
@@ -381,8 +396,8 @@ class tile_loop {
     }
   }
 
-  template <class T>
-  HEED_NOINLINE void add_visible(int rows, int at, const T* values, index_t stride, Real* weighted,
+  template <class Values>
+  HEED_NOINLINE void add_visible(int rows, int at, const Values& values, Real* weighted,
                                  const Real* shrink) const {
     const index_t depth = problem_.value_depth(), width = Tiles::padded(depth);
     const std::uint64_t* bits = scratch_.bits + at * strip_rows_;
@@ -394,7 +409,7 @@ class tile_loop {
       for (int key = 0; key < scratch_.last[at]; ++key) {
         if ((bits[row] >> key & 1) == 0) continue;
         const Real weight = session_.weight(row, at * step_keys + key);
-        for (index_t d = 0; d < depth; ++d) to[d] += weight * widen<Real>(values[key * stride + d]);
+        for (index_t d = 0; d < depth; ++d) to[d] += weight * read_at<Real>(values[key] + d);
       }
     }
   }
@@ -405,7 +420,7 @@ class tile_loop {
   bool packed_;
   int strip_rows_;
   index_t sequence_, key_head_, row_begin_, row_count_, block_keys_;
-  rows_of_sequence queries_;
+  query_rows rows_;
   tile_counts counts_;
 };
 

@@ -43,17 +43,24 @@ using predicate = std::function<bool(const position&)>;
 // Maps a scaled score and its position to a score.
 using score_map = std::function<double(double, const position&)>;
 
-// A tensor [batch, head, length, depth] of any element type, read as double, row by row. Rank 2 and
-// 3 are lifted. Refers to the caller's memory.
+// A tensor [batch, head, length, depth] of any element type, or codes with scales, read as double,
+// row by row. Rank 2 and 3 are lifted. Refers to the caller's memory.
 class operand {
  public:
   operand() = default;
-  template <viewable X>
+  template <readable X>
   operand(X&& x) {
-    const auto view = view_of(x).template lifted<4>();
-    extents_ = view.extents();
+    const auto view = read_view_of(x).template lifted<4>();
+    for (int axis = 0; axis < 4; ++axis)
+      extents_[static_cast<std::size_t>(axis)] = view.extent(axis);
     read_row_ = [view](index_t batch, index_t head, index_t at, double* row) {
-      for (index_t d = 0; d < view.extent(3); ++d) row[d] = widen<double>(view(batch, head, at, d));
+      for (index_t d = 0; d < view.extent(3); ++d) {
+        if constexpr (is_quantized<std::remove_cvref_t<X>>) {
+          row[d] = view.value(batch, head, at, d);
+        } else {
+          row[d] = widen<double>(view(batch, head, at, d));
+        }
+      }
     };
   }
 

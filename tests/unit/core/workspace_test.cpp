@@ -90,6 +90,23 @@ TEST(workspace, moves) {
   EXPECT_NE(a.reserve(10), nullptr);
 }
 
+TEST(workspace, keeps_another_one_for_calls_while_it_is_in_use) {
+  workspace memory;
+  std::byte* const outer = memory.reserve(1000);
+  std::byte* const inner = memory.inner().reserve(500);
+  std::memset(outer, 1, 1000);
+  std::memset(inner, 2, 500);
+  EXPECT_EQ(outer[999], std::byte{1});
+  EXPECT_GE(memory.size(), 1500);
+  EXPECT_EQ(memory.inner().reserve(500), inner);
+  memory.reserve(100000);  // growing leaves the inner one alone
+  EXPECT_EQ(memory.inner().reserve(500), inner);
+  workspace moved = std::move(memory);
+  EXPECT_EQ(moved.inner().reserve(500), inner);
+  moved.release();
+  EXPECT_EQ(moved.size(), 0);
+}
+
 TEST(workspace, refuses_sizes_that_cannot_be) {
   workspace memory;
   EXPECT_EQ(message_of([&] { memory.reserve(-1); }),

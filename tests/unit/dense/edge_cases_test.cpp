@@ -32,6 +32,18 @@ TYPED_TEST(edge_cases, bfloat16_filled_with_a_large_number_averages_to_it) {
   out.for_each([](Eigen::bfloat16& e) { EXPECT_EQ(heed::widen<float>(e), 133120.f); });
 }
 
+// Subnormal halves too: AMX-FP16 computes with them.
+TYPED_TEST(edge_cases, half_filled_with_the_largest_or_a_tiny_number_averages_to_it) {
+  for (const float number : {65504.f, 0x3p-24f}) {
+    tensor<Eigen::half> q(1, 2, 9, 64), k(1, 2, 70, 64), v(1, 2, 70, 64), out(1, 2, 9, 64);
+    for (auto* x : {&q, &k, &v}) {
+      x->for_each([number](Eigen::half& e) { e = heed::narrow<Eigen::half>(number); });
+    }
+    heed::attention<TypeParam>(q.read(), k.read(), v.read(), out.view());
+    out.for_each([number](Eigen::half& e) { EXPECT_EQ(heed::widen<float>(e), number); });
+  }
+}
+
 TYPED_TEST(edge_cases, a_large_negative_scale_picks_the_least_similar_key) {
   tensor<float> q(1, 1, 20, 16), k(1, 1, 90, 16), v(1, 1, 90, 8), out(1, 1, 20, 8);
   q.fill(1), k.fill(2), v.fill(3);

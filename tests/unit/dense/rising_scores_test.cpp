@@ -57,9 +57,9 @@ class rising_scores : public ::testing::Test {
   }
 
   template <class T>
-  void check_all() {
+  void check_all(double largest_step = 30000) {
     for (const index_t queries : {5, 33, 70}) {
-      for (const double step : {0.03, 0.5, 40.0, 30000.0}) {
+      for (const double step : {0.03, 0.5, 40.0, largest_step}) {
         check<T>("rising", queries, 700, step, [](index_t key) { return double(key); });
         check<T>("falling", queries, 700, step, [](index_t key) { return -double(key); });
         check<T>("one peak", queries, 1100, step,
@@ -92,10 +92,13 @@ TYPED_TEST(rising_scores, tiny_scales_leave_masked_keys_out) {
   for (const double value : {1e-30, 1e-37, -1e-38, 1e-40}) {
     check_tiny_scale<TypeParam, float>(value);
     check_tiny_scale<TypeParam, Eigen::bfloat16>(value);
+    check_tiny_scale<TypeParam, Eigen::half>(value);
   }
 }
 
 TYPED_TEST(rising_scores, in_float) { this->template check_all<float>(); }
 TYPED_TEST(rising_scores, in_bfloat16) { this->template check_all<Eigen::bfloat16>(); }
+// Keys up to step·1100 must be finite.
+TYPED_TEST(rising_scores, in_half) { this->template check_all<Eigen::half>(59); }
 
 }  // namespace

@@ -7,24 +7,6 @@
 HEED_NAMESPACE_BEGIN
 namespace backend::detail {
 
-// Asks for the memory `bytes` behind an element of the caller's keys or values, ahead of its use.
-// Whether it exists does not matter, and the address is computed in integers.
-template <class T>
-HEED_INLINE void prefetch(const T* from, std::uintptr_t bytes) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(from) + bytes));
-}
-// Rows of the caller's that make up 8 KiB: far enough for memory to answer in time, near enough to
-// stay in the first-level cache.
-template <class T>
-HEED_INLINE index_t rows_ahead(index_t depth) {
-  const index_t rows = 8192 / (depth * static_cast<index_t>(sizeof(T)) + 1);
-  return rows < 4 ? 4 : rows;
-}
-template <class T>
-HEED_INLINE std::uintptr_t bytes_of(index_t rows, index_t stride) {
-  return static_cast<std::uintptr_t>(rows * stride * static_cast<index_t>(sizeof(T)));
-}
-
 template <class Tiles>
 class block_session {
  public:
@@ -56,6 +38,7 @@ class block_session {
     sum_ = sum;
     shrink_ = shrink;
     columns_ = 0;
+    prepared_.filled = false;
   }
   HEED_INLINE real* scores() const { return memory_ + columns_; }
   HEED_INLINE index_t stride() const { return stride_; }
@@ -63,9 +46,9 @@ class block_session {
   void score(const real* strip, const real* step, index_t depth, int keys) {
     Tiles::score(strip, rows_, step, depth, keys, scores(), stride_);
   }
-  template <class T>
-  void score_rows(const real* strip, const T* keys, index_t stride, int count, index_t depth) {
-    Tiles::score_rows(strip, rows_, keys, stride, count, depth, scores(), stride_);
+  template <class Rows>
+  void score_rows(const real* strip, const Rows& keys, int count, index_t depth) {
+    Tiles::score_rows(strip, rows_, prepared_, keys, count, depth, scores(), stride_);
   }
   void ready(int keys) {
     used_ = columns_ + keys;
@@ -83,17 +66,16 @@ class block_session {
     Tiles::accumulate(memory_ + first, stride_, rows_, static_cast<int>(last - first),
                       steps + first % Tiles::step_keys * width, width, width, o, width, shrink);
   }
-  void settle() {}
-  template <class T>
-  void accumulate_rows(index_t first, index_t last, const T* values, index_t stride, index_t depth,
-                       real* o, const real* shrink) {
-    accumulate_rows(first, last, values, stride, depth, o, Tiles::padded(depth), shrink);
+  template <class Rows>
+  void accumulate_rows(index_t first, index_t last, const Rows& values, index_t depth, real* o,
+                       const real* shrink) {
+    accumulate_rows(first, last, values, depth, o, Tiles::padded(depth), shrink);
   }
-  template <class T>
-  void accumulate_rows(index_t first, index_t last, const T* values, index_t stride, index_t depth,
-                       real* o, index_t o_stride, const real* shrink) {
+  template <class Rows>
+  void accumulate_rows(index_t first, index_t last, const Rows& values, index_t depth, real* o,
+                       index_t o_stride, const real* shrink) {
     Tiles::accumulate_rows(memory_ + first, stride_, rows_, static_cast<int>(last - first), values,
-                           stride, depth, o, o_stride, shrink);
+                           depth, o, o_stride, shrink);
   }
 
  private:
@@ -105,6 +87,7 @@ class block_session {
   int rows_ = 0;
   real factor_ = 1;
   real *maximum_ = nullptr, *sum_ = nullptr, *shrink_ = nullptr;
+  typename Tiles::prepared_queries prepared_;
 };
 
 }  // namespace backend::detail

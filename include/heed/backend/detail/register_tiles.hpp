@@ -8,120 +8,41 @@
 //                queries, where transposing would cost more than it saves
 #pragma once
 
-#include <limits>
 #include <type_traits>
 
-#include "../../core/element.hpp"
-#include "../../core/pack.hpp"
+#include "../../core/quantized.hpp"
 #include "block_session.hpp"
+#include "lane_operations.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend::detail {
 
-// One vector from elements of any type.
-template <class Pack, class T>
-HEED_INLINE Pack load_widened(const T* from) {
-  using Real = typename Pack::value_type;
-  constexpr int n = Pack::size;
-  if constexpr (std::is_same_v<T, Real>) {
-    return load_pack<Pack>(from);
-  } else if constexpr (is_bfloat16<T> && sizeof(Real) == 4) {
-    using raw_vector = typename heed::detail::vector_of<std::uint16_t, n>::type;
-    using wide_vector = typename heed::detail::vector_of<std::uint32_t, n>::type;
-    raw_vector raw;
-    __builtin_memcpy(&raw, from, sizeof(raw));
-    const wide_vector wide = __builtin_convertvector(raw, wide_vector) << 16;
-    return Pack(std::bit_cast<typename Pack::vector>(wide));
-  } else if constexpr (is_half<T> && sizeof(Real) == 4) {
-    using raw_vector = typename heed::detail::vector_of<std::uint16_t, n>::type;
-    using wide_vector = typename heed::detail::vector_of<std::int32_t, n>::type;
-    using real_vector = typename Pack::vector;
-    raw_vector raw;
-    __builtin_memcpy(&raw, from, sizeof(raw));
-    const wide_vector wide = __builtin_convertvector(raw, wide_vector);
-    const wide_vector magnitude = wide & 0x7fff;
-    const wide_vector sign = (wide & 0x8000) << 16;
-    const wide_vector normal = (magnitude << 13) + 0x38000000;
-    const wide_vector special = (magnitude << 13) | 0x7f800000;
-    const wide_vector subnormal =
-        std::bit_cast<wide_vector>(__builtin_convertvector(magnitude, real_vector) * 0x1p-24f);
-    const wide_vector finite = magnitude < 0x400 ? subnormal : normal;
-    return Pack(std::bit_cast<real_vector>((magnitude < 0x7c00 ? finite : special) | sign));
-  } else {
-    Pack result;
-    for (int lane = 0; lane < n; ++lane) result.v[lane] = widen<Real>(from[lane]);
-    return result;
-  }
-}
-
-// The first `count` lanes from memory, the others 0.
-template <class Pack, class T>
-HEED_INLINE Pack load_partial(const T* from, int count) {
-  typename Pack::value_type lanes[Pack::size] = {};
-  for (int lane = 0; lane < count; ++lane) {
-    lanes[lane] = widen<typename Pack::value_type>(from[lane]);
-  }
-  return load_pack<Pack>(lanes);
-}
-
-// Rows of a register tile become its columns: log2(N) rounds of exchanging blocks.
-template <int Distance, class T, int N>
-HEED_INLINE void transpose_round(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-    if ((i & Distance) != 0) continue;
-    const auto a = rows[i].v;
-    const auto b = rows[i + Distance].v;
-    [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
-      constexpr auto d = static_cast<std::size_t>(Distance);
-      constexpr auto n = static_cast<std::size_t>(N);
-      rows[i].v = __builtin_shufflevector(
-          a, b, ((L & d) != 0 ? static_cast<int>(n + L - d) : static_cast<int>(L))...);
-      rows[i + Distance].v = __builtin_shufflevector(
-          a, b, ((L & d) != 0 ? static_cast<int>(n + L) : static_cast<int>(L + d))...);
-    }
-    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
-  }
-}
-template <int Distance, class T, int N>
-HEED_INLINE void transpose(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
-  if constexpr (Distance < N) {
-    transpose_round<Distance>(rows);
-    transpose<Distance * 2>(rows);
-  }
-}
-
-// Lane i of the result is the sum of the lanes of v[i]: a tree of additions that halves the number
-// of vectors in each round, where summing them one by one would take a shuffle per addition.
-template <int Distance, class T, int N>
-HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
-  if constexpr (Distance == 0) {
-    return *v;
-  } else {
-    // Vectors i and i + Distance meet here, after those nearer to each other.
-    const auto a = sum_each<Distance / 2>(v).v;
-    const auto b = sum_each<Distance / 2>(v + Distance).v;
-    return [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
-      constexpr auto d = static_cast<std::size_t>(Distance);
-      constexpr auto n = static_cast<std::size_t>(N);
-      return pack<T, N>(
-          __builtin_shufflevector(a, b, static_cast<int>((L & d) != 0 ? n + L : L)...) +
-          __builtin_shufflevector(a, b, static_cast<int>((L & d) != 0 ? n + L - d : L + d)...));
-    }
-    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
-  }
-}
+template <class Integer>
+struct query_preparation {
+  using type = typename Integer::query_limbs;
+};
+template <>
+struct query_preparation<void> {
+  struct type {
+    bool filled = false;
+  };
+};
 
 template <class Lanes>
 struct register_tiles {
   using real = typename Lanes::real;
   using packed = real;
   using session = block_session<register_tiles>;
+  // Products with integer codes, where there are instructions for them, else void; and what they
+  // need of the queries, filled when it is needed.
+  using integer = typename Lanes::integer;
+  using prepared_queries = typename query_preparation<integer>::type;
   using pack_type = typename Lanes::pack_type;
   static constexpr int lanes = pack_type::size;
   static constexpr int strip_rows = Lanes::rows;
   static constexpr int step_keys = 64;
-  static constexpr index_t most_rows_in_place = 2 * strip_rows;
+  // Packing pays with more rows than these: 16 rows in place take 0.6 of the time.
+  static constexpr index_t most_rows_in_place = 16;
   static constexpr index_t most_block_keys = 512;  // 12 KiB of scores in float
   static constexpr real weight_rounding = 0;
   static constexpr int columns = Lanes::columns;
@@ -141,7 +62,7 @@ struct register_tiles {
                            real sign, real* strip) {
     for (int row = 0; row < height; ++row, strip += padded(depth)) {
       for (index_t d = 0; d < depth; d += lanes) {
-        store_pack(strip + d, row < rows ? load_row_part<T>(query_rows[row], d, depth) * sign
+        store_pack(strip + d, row < rows ? load_row_part(query_rows[row], d, depth) * sign
                                          : pack_type(real(0)));
       }
     }
@@ -149,8 +70,8 @@ struct register_tiles {
 
   // step[panel][d][key]: 64 keys in panels of one register tile's width, as many vectors of keys as
   // there are; missing keys are 0.
-  template <class T>
-  static void pack_keys(const T* keys, index_t stride, int count, index_t depth, real* step) {
+  template <class Rows>
+  static void pack_keys(const Rows& keys, int count, index_t depth, real* step) {
     for (int first = 0; first < count; first += lanes) {
       real* column = step + first / panel_keys * panel_keys * depth + first % panel_keys;
       for (index_t d = 0; d < depth; d += lanes) {
@@ -158,13 +79,12 @@ struct register_tiles {
         pack_type rows[lanes];
 #pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) {
-          const T* row = keys + (first + i) * stride + d;
           if (first + i >= count) {
             rows[i] = pack_type(real(0));
           } else if (width == lanes) {
-            rows[i] = Lanes::template load<T>(row);
+            rows[i] = load<Lanes>(keys[first + i] + d);
           } else {
-            rows[i] = load_partial<pack_type>(row, width);
+            rows[i] = load_partial<pack_type>(keys[first + i] + d, width);
           }
         }
         transpose<1>(rows);
@@ -180,13 +100,13 @@ struct register_tiles {
 
   // step[key][dv], rows padded with 0 to whole vectors. Returns whether all values
   // are finite: if not, masked keys have to be left out of sums rather than weighted with 0.
-  template <class T>
-  static bool pack_values(const T* values, index_t stride, int count, index_t depth, real* step) {
+  template <class Rows>
+  static bool pack_values(const Rows& values, int count, index_t depth, real* step) {
     const index_t width = padded(depth);
     lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
     for (int key = 0; key < count; ++key) {
       for (index_t d = 0; d < width; d += lanes) {
-        const pack_type v = load_row_part<T>(values + key * stride, d, depth);
+        const pack_type v = load_row_part(values[key], d, depth);
         finite = finite & is_finite(v);
         store_pack(step + key * width + d, v);
       }
@@ -194,12 +114,12 @@ struct register_tiles {
     return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
   }
 
-  template <class T>
-  static bool all_finite(const T* values, index_t stride, int count, index_t depth) {
+  template <class Rows>
+  static bool all_finite(const Rows& values, int count, index_t depth) {
     lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
     for (int key = 0; key < count; ++key) {
       for (index_t d = 0; d < depth; d += lanes) {
-        finite = finite & is_finite(load_row_part<T>(values + key * stride, d, depth));
+        finite = finite & is_finite(load_row_part(values[key], d, depth));
       }
     }
     return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
@@ -225,15 +145,21 @@ struct register_tiles {
   }
 
   // The same from `count` keys in the caller's memory; columns behind them are left alone.
-  template <class T>
-  static void score_rows(const real* strip, int rows, const T* keys, index_t stride, int count,
-                         index_t depth, real* s, index_t s_stride) {
+  template <class Rows>
+  static void score_rows(const real* strip, int rows, prepared_queries& prepared, const Rows& keys,
+                         int count, index_t depth, real* s, index_t s_stride) {
+    if constexpr (has_integer_products<Rows>) {
+      if (integer::suits(keys, depth) &&
+          integer::score(strip, padded(depth), rows, prepared, keys, count, depth, s, s_stride)) {
+        return;
+      }
+    }
     for (int row = 0; row < rows; row += 4, s += 4 * s_stride, strip += 4 * padded(depth)) {
       const int left = rows - row;
       if (left == 1) {
-        score_rows_of<1>(strip, keys, stride, count, depth, s, s_stride, 1);
+        score_rows_of<1>(strip, keys, count, depth, s, s_stride, 1);
       } else {
-        score_rows_of<4>(strip, keys, stride, count, depth, s, s_stride, left < 4 ? left : 4);
+        score_rows_of<4>(strip, keys, count, depth, s, s_stride, left < 4 ? left : 4);
       }
     }
   }
@@ -281,7 +207,7 @@ struct register_tiles {
         const pack_type masked(masked_score<real>);
         for (int c = 0; c < count; c += lanes) {
           const pack_type score = load_pack<pack_type>(scores + c);
-          store_pack(scores + c, select(score == masked, masked, score * scale));
+          store_pack(scores + c, select(score <= masked, masked, score * scale));
         }
         __asm__ volatile("" ::: "memory");
         scale = pack_type(real(1));
@@ -306,30 +232,38 @@ struct register_tiles {
                          index_t stride, index_t depth, real* o, index_t o_stride,
                          const real* shrink) {
     // Rows that do not exist are there, and 0.
-    add_columns<strip_rows, false>(p, p_stride, count, values, stride, depth, o, o_stride, shrink,
-                                   0);
+    add_columns<strip_rows, false>(p, p_stride, count, strided_rows<real>{values, stride}, depth, o,
+                                   o_stride, shrink, 0);
   }
 
   // The same with values in the caller's memory, which may be far away: in runs of keys that the
   // first-level cache holds, since a few columns of all keys of a run are added at a time, and each
   // run asks for the next.
-  template <class T>
-  static void accumulate_rows(const real* p, index_t p_stride, int rows, int count, const T* values,
-                              index_t stride, index_t depth, real* o, index_t o_stride,
+  template <class Rows>
+  static void accumulate_rows(const real* p, index_t p_stride, int rows, int count,
+                              const Rows& values, index_t depth, real* o, index_t o_stride,
                               const real* shrink) {
-    const int run = static_cast<int>(rows_ahead<T>(depth));
-    const std::uintptr_t ahead = bytes_of<T>(run, stride);
-    for (int key = 0; key < count; key += run, values += run * stride) {
-      const int here = run < count - key ? run : count - key;
+    int run = static_cast<int>(rows_ahead(values, depth));
+    const std::uintptr_t ahead = bytes_ahead(values, depth);
+    for (int key = 0, here = 0; key < count; key += here) {
+      here = run < count - key ? run : count - key;
+      const Rows from = values.from(key);
       const real* factors = key == 0 ? shrink : nullptr;
+      if constexpr (has_integer_products<Rows>) {
+        here = integer::run(from, count - key, depth);
+        if (integer::suits(values, depth) &&
+            integer::accumulate(p + key, p_stride, rows, from, here, depth, o, o_stride, factors)) {
+          continue;
+        }
+      }
       int row = 0;
       for (; rows - row > 1; row += 4) {
-        add_columns<4, true>(p + row * p_stride + key, p_stride, here, values, stride, depth,
+        add_columns<4, true>(p + row * p_stride + key, p_stride, here, from, depth,
                              o + row * o_stride, o_stride,
                              factors != nullptr ? factors + row : nullptr, ahead);
       }
       if (row < rows) {
-        add_columns<1, true>(p + row * p_stride + key, p_stride, here, values, stride, depth,
+        add_columns<1, true>(p + row * p_stride + key, p_stride, here, from, depth,
                              o + row * o_stride, o_stride,
                              factors != nullptr ? factors + row : nullptr, ahead);
       }
@@ -348,27 +282,30 @@ struct register_tiles {
 
  private:
   using mask_type = typename pack_type::mask;
-  // Of a vector's elements in the caller's memory.
-  template <class T>
-  static constexpr int vector_bytes = lanes* static_cast<int>(sizeof(T)) < 64
-                                          ? lanes* static_cast<int>(sizeof(T))
-                                          : 64;
+
+  template <class Rows>
+  static constexpr bool has_integer_products = is_quantized_rows<Rows> && !std::is_void_v<integer>;
+  // Vectors of a row between two of which memory is asked for once: a line.
+  template <class Rows>
+  static constexpr index_t vectors_per_line = Rows::row_bytes(lanes) < 64
+                                                  ? 64 / Rows::row_bytes(lanes)
+                                                  : 1;
   static constexpr real widest_fused = 65536;
   static constexpr real smallest_fused = sizeof(real) == 4 ? real(1e-30) : real(1e-290);
 
   // By the exponent's bits, so that it holds under -ffast-math too.
   HEED_INLINE static mask_type is_finite(pack_type v) {
-    using integer = integer_of<real>;
-    constexpr integer exponent = sizeof(real) == 4 ? static_cast<integer>(0x7f800000)
-                                                   : static_cast<integer>(0x7ff0000000000000ll);
-    const auto bits = bits_as<integer>(v);
+    using word = integer_of<real>;
+    constexpr word exponent =
+        sizeof(real) == 4 ? static_cast<word>(0x7f800000) : static_cast<word>(0x7ff0000000000000ll);
+    const auto bits = bits_as<word>(v);
     return typename pack_type::integer_pack(bits.v & exponent) !=
            typename pack_type::integer_pack(exponent);
   }
 
-  template <class T>
-  HEED_INLINE static pack_type load_row_part(const T* row, index_t d, index_t depth) {
-    return d + lanes <= depth ? Lanes::template load<T>(row + d)
+  template <class Cursor>
+  HEED_INLINE static pack_type load_row_part(const Cursor& row, index_t d, index_t depth) {
+    return d + lanes <= depth ? load<Lanes>(row + d)
                               : load_partial<pack_type>(row + d, static_cast<int>(depth - d));
   }
 
@@ -404,18 +341,19 @@ struct register_tiles {
 
   // A few rows × a few keys at a time, so that each vector of K is loaded once for all rows and the
   // sums fill whole vectors.
-  template <int Rows, class T>
-  static void score_rows_of(const real* strip, const T* keys, index_t stride, int count,
-                            index_t depth, real* s, index_t s_stride, int rows) {
+  template <int Rows, class KeyRows>
+  static void score_rows_of(const real* strip, const KeyRows& keys, int count, index_t depth,
+                            real* s, index_t s_stride, int rows) {
     constexpr int together = lanes / Rows < 4 ? 4 : lanes / Rows;
     static_assert(Rows * together % lanes == 0);
     const index_t q_stride = padded(depth);
-    const std::uintptr_t ahead = bytes_of<T>(rows_ahead<T>(depth), stride);
+    using cursor = typename KeyRows::cursor;
+    const std::uintptr_t ahead = bytes_ahead(keys, depth);
     for (int first = 0; first < count; first += together) {
-      const T* row[together];
+      cursor row[together];
 #pragma GCC unroll 16
       for (int i = 0; i < together; ++i) {
-        row[i] = keys + (first + i < count ? first + i : count - 1) * stride;
+        row[i] = keys[first + i < count ? first + i : count - 1];
       }
       pack_type sums[Rows * together];
 #pragma GCC unroll 16
@@ -427,7 +365,7 @@ struct register_tiles {
 #pragma GCC unroll 16
         for (int i = 0; i < together; ++i) {
           const pack_type k = load(row[i] + d);
-          if (vector_bytes<T> == 64 || d % (64 / vector_bytes<T> * lanes) == 0) {
+          if (vectors_per_line<KeyRows> == 1 || d % (vectors_per_line<KeyRows> * lanes) == 0) {
             prefetch(row[i] + d, ahead);
           }
 #pragma GCC unroll 4
@@ -438,11 +376,11 @@ struct register_tiles {
       };
       index_t d = 0;
       for (; d + lanes <= depth; d += lanes) {
-        add(d, [](const T* from) HEED_LAMBDA_INLINE { return Lanes::template load<T>(from); });
+        add(d, [](const cursor& from) HEED_LAMBDA_INLINE { return load<Lanes>(from); });
       }
       if (d < depth) {
         const int rest = static_cast<int>(depth - d);
-        add(d, [rest](const T* from)
+        add(d, [rest](const cursor& from)
                    HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); });
       }
       real totals[Rows * together];
@@ -459,34 +397,48 @@ struct register_tiles {
 
   // Rows × a few vectors of columns at a time. Far: the values are the caller's, any number of
   // columns, and those `ahead` bytes behind are asked for meanwhile; else they are whole vectors.
-  template <int Rows, bool Far, class T>
-  HEED_NOINLINE static void add_columns(const real* p, index_t p_stride, int count, const T* values,
-                                        index_t stride, index_t depth, real* o, index_t o_stride,
-                                        const real* shrink, std::uintptr_t ahead) {
-    const auto whole = [](const T* from)
-                           HEED_LAMBDA_INLINE { return Lanes::template load<T>(from); };
+  template <int Rows, bool Far, class ValueRows>
+  HEED_NOINLINE static void add_columns(const real* p, index_t p_stride, int count,
+                                        const ValueRows& values, index_t depth, real* o,
+                                        index_t o_stride, const real* shrink,
+                                        std::uintptr_t ahead) {
+    using cursor = typename ValueRows::cursor;
+    const auto whole = [](const cursor& from) HEED_LAMBDA_INLINE { return load<Lanes>(from); };
     index_t d = 0;
     for (; d + columns * lanes <= depth; d += columns * lanes) {
-      accumulate_block<Rows, columns, Far>(p, p_stride, count, values + d, stride, o + d, o_stride,
-                                           shrink, whole, ahead);
+      accumulate_block<Rows, columns, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink,
+                                           whole, ahead);
+    }
+    if constexpr (!Far && columns > 2) {
+      // Two or three vectors together: one at a time leaves too few sums to hide their latency.
+      const index_t left = (depth - d) / lanes;
+      if (left == 3) {
+        accumulate_block<Rows, 3, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink,
+                                       whole, ahead);
+      } else if (left == 2) {
+        accumulate_block<Rows, 2, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink,
+                                       whole, ahead);
+      }
+      if (left > 1) d += left * lanes;
     }
     for (; d + lanes <= depth; d += lanes) {
-      accumulate_block<Rows, 1, Far>(p, p_stride, count, values + d, stride, o + d, o_stride,
-                                     shrink, whole, ahead);
+      accumulate_block<Rows, 1, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink, whole,
+                                     ahead);
     }
     if constexpr (Far) {
       if (d == depth) return;
       const int rest = static_cast<int>(depth - d);
       accumulate_block<Rows, 1, Far>(
-          p, p_stride, count, values + d, stride, o + d, o_stride, shrink,
-          [rest](const T* from) HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); },
+          p, p_stride, count, values, d, o + d, o_stride, shrink,
+          [rest](const cursor& from)
+              HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); },
           ahead);
     }
   }
 
-  template <int Rows, int Columns, bool Far, class T, class Load>
+  template <int Rows, int Columns, bool Far, class ValueRows, class Load>
   HEED_INLINE static void accumulate_block(const real* p, index_t p_stride, int count,
-                                           const T* values, index_t stride, real* o,
+                                           const ValueRows& values, index_t d, real* o,
                                            index_t o_stride, const real* shrink, Load load,
                                            std::uintptr_t ahead) {
     pack_type sums[Rows][Columns];
@@ -498,13 +450,14 @@ struct register_tiles {
         sums[row][c] = load_pack<pack_type>(o + row * o_stride + c * lanes) * factor;
       }
     }
-    for (int key = 0; key < count; ++key, values += stride) {
+    for (int key = 0; key < count; ++key) {
+      const auto from = values[key] + d;
       pack_type v[Columns];
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) {
-        v[c] = load(values + c * lanes);
+        v[c] = load(from + c * lanes);
         if constexpr (Far) {
-          if (c * vector_bytes<T> % 64 == 0) prefetch(values + c * lanes, ahead);
+          if (c % vectors_per_line<ValueRows> == 0) prefetch(from + c * lanes, ahead);
         }
       }
 #pragma GCC unroll 8

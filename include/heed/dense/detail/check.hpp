@@ -17,7 +17,8 @@ struct operand {
   const char* name;
   const char* data;
   index_t extents[4];
-  index_t strides[4];  // bytes
+  index_t strides[3];  // bytes
+  index_t row_bytes;
 
   bool empty() const {
     return extents[0] == 0 || extents[1] == 0 || extents[2] == 0 || extents[3] == 0;
@@ -26,14 +27,33 @@ struct operand {
 
 template <class T, int Rank>
 operand erase(const char* name, const tensor_view<T, Rank>& x) {
-  operand result{name, reinterpret_cast<const char*>(x.data()), {1, 1, 1, 1}, {}};
+  operand result{name, reinterpret_cast<const char*>(x.data()), {1, 1, 1, 1}, {}, 0};
   constexpr auto size = static_cast<index_t>(sizeof(T));
   for (int axis = 0; axis < Rank; ++axis) {
     result.extents[axis] = x.extent(axis);
-    result.strides[axis] = x.stride(axis) * size;
+    if (axis < 3) result.strides[axis] = x.stride(axis) * size;
   }
-  result.strides[3] = size;
+  result.row_bytes = result.extents[3] * size;
   return result;
+}
+// Codes with their depth, which may be more than their number.
+template <class Code>
+operand erase(const char* name, const quantized_view<Code, 4>& x) {
+  operand result = erase(name, x.codes());
+  result.extents[3] = x.extent(3);
+  return result;
+}
+
+// Calls use(operand) for every array that an operand consists of.
+template <class T, class Use>
+void for_each_array(const char* name, const tensor_view<T, 4>& x, const Use& use) {
+  use(erase(name, x));
+}
+template <class Code, class Use>
+void for_each_array(const char* name, const quantized_view<Code, 4>& x, const Use& use) {
+  use(erase(name, x));
+  use(erase("scales", x.scales()));
+  if (x.has_zeros()) use(erase("zeros", x.zeros()));
 }
 
 HEED_NOINLINE inline void require_equal(const char* name, const char* what, index_t value,
@@ -54,24 +74,31 @@ HEED_NOINLINE inline void check_operand(const operand& x) {
 HEED_NOINLINE inline void check_keys_and_values(const operand& k, const operand& v) {
   check_operand(k);
   check_operand(v);
-  require_equal("v", "batch", v.extents[0], "k", k.extents[0]);
-  require_equal("v", "head count", v.extents[1], "k", k.extents[1]);
-  require_equal("v", "length", v.extents[2], "k", k.extents[2]);
+  require_equal(v.name, "batch", v.extents[0], k.name, k.extents[0]);
+  require_equal(v.name, "head count", v.extents[1], k.name, k.extents[1]);
+  require_equal(v.name, "length", v.extents[2], k.name, k.extents[2]);
   // Positions are 32-bit in the vector lanes.
   if (k.extents[2] > index_t{0x7fffff00}) {
-    raise(message("k: length ") << k.extents[2] << " is over the limit of 2147483392");
+    raise(message(k.name) << ": length " << k.extents[2] << " is over the limit of 2147483392");
+  }
+}
+
+// What the keys and values of a source have to share with q and out, whatever their batch is.
+HEED_NOINLINE inline void check_depths_and_heads(const operand& q, const operand& out,
+                                                 const operand& k, const operand& v) {
+  require_equal(k.name, "depth", k.extents[3], "q", q.extents[3]);
+  require_equal(out.name, "depth", out.extents[3], v.name, v.extents[3]);
+  const index_t heads = q.extents[1], key_heads = k.extents[1];
+  if (heads != 0 && (key_heads == 0 || heads % key_heads != 0)) {
+    raise(message(k.name) << ": head count " << key_heads << " does not divide query head count "
+                          << heads);
   }
 }
 
 HEED_NOINLINE inline void check_source(const operand& q, const operand& out, const operand& k,
                                        const operand& v) {
-  require_equal("k", "batch", k.extents[0], "q", q.extents[0]);
-  require_equal("k", "depth", k.extents[3], "q", q.extents[3]);
-  require_equal("out", "depth", out.extents[3], "v", v.extents[3]);
-  const index_t heads = q.extents[1], key_heads = k.extents[1];
-  if (heads != 0 && (key_heads == 0 || heads % key_heads != 0)) {
-    raise(message("k: head count ") << key_heads << " does not divide query head count " << heads);
-  }
+  require_equal(k.name, "batch", k.extents[0], "q", q.extents[0]);
+  check_depths_and_heads(q, out, k, v);
 }
 
 // Bytes of one innermost row.
@@ -91,7 +118,7 @@ HEED_NOINLINE inline byte_range* sorted_rows(const operand& x, index_t& count) {
     for (index_t h = 0; h < x.extents[1]; ++h) {
       for (index_t l = 0; l < x.extents[2]; ++l) {
         const char* row = x.data + b * x.strides[0] + h * x.strides[1] + l * x.strides[2];
-        rows[at++] = {row, row + x.extents[3] * x.strides[3]};
+        rows[at++] = {row, row + x.row_bytes};
       }
     }
   }
@@ -105,7 +132,7 @@ HEED_NOINLINE inline byte_range* sorted_rows(const operand& x, index_t& count) {
 }
 
 inline byte_range reach_of(const operand& x) {
-  index_t low = 0, high = x.extents[3] * x.strides[3];
+  index_t low = 0, high = x.row_bytes;
   for (int axis = 0; axis < 3; ++axis) {
     const index_t reach = (x.extents[axis] - 1) * x.strides[axis];
     (reach < 0 ? low : high) += reach;
@@ -136,11 +163,16 @@ HEED_NOINLINE inline void check_disjoint(const operand& out, const operand& in) 
   }
 }
 
+// The two have the same batch, heads and length.
+HEED_NOINLINE inline void check_rows(const operand& x, const operand& like) {
+  check_operand(x);
+  require_equal(x.name, "batch", x.extents[0], like.name, like.extents[0]);
+  require_equal(x.name, "head count", x.extents[1], like.name, like.extents[1]);
+  require_equal(x.name, "length", x.extents[2], like.name, like.extents[2]);
+}
+
 HEED_NOINLINE inline void check_output(const operand& q, const operand& out) {
-  check_operand(out);
-  require_equal(out.name, "batch", out.extents[0], "q", q.extents[0]);
-  require_equal(out.name, "head count", out.extents[1], "q", q.extents[1]);
-  require_equal(out.name, "length", out.extents[2], "q", q.extents[2]);
+  check_rows(out, q);
   for (int axis = 0; axis < 3 && !out.empty(); ++axis) {
     if (out.extents[axis] > 1 && out.strides[axis] == 0) {
       raise(message(out.name) << ": axis " << axis << " of extent " << out.extents[axis]

@@ -1,0 +1,187 @@
+// What register tiles do with vectors of lanes beside arithmetic: load elements of any type,
+// transpose a tile of vectors, sum many of them at once, ask for memory ahead of its use.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include "../../config.hpp"
+#include "../../core/element.hpp"
+#include "../../core/pack.hpp"
+#include "../../core/quantized.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace backend::detail {
+
+// One vector from elements of any type.
+template <class Pack, class T>
+HEED_INLINE Pack load_widened(const T* from) {
+  using Real = typename Pack::value_type;
+  constexpr int n = Pack::size;
+  if constexpr (std::is_same_v<T, Real>) {
+    return load_pack<Pack>(from);
+  } else if constexpr (is_bfloat16<T> && sizeof(Real) == 4) {
+    using raw_vector = typename heed::detail::vector_of<std::uint16_t, n>::type;
+    using wide_vector = typename heed::detail::vector_of<std::uint32_t, n>::type;
+    raw_vector raw;
+    __builtin_memcpy(&raw, from, sizeof(raw));
+    const wide_vector wide = __builtin_convertvector(raw, wide_vector) << 16;
+    return Pack(std::bit_cast<typename Pack::vector>(wide));
+  } else if constexpr (is_half<T> && sizeof(Real) == 4) {
+    using raw_vector = typename heed::detail::vector_of<std::uint16_t, n>::type;
+    using wide_vector = typename heed::detail::vector_of<std::int32_t, n>::type;
+    using real_vector = typename Pack::vector;
+    raw_vector raw;
+    __builtin_memcpy(&raw, from, sizeof(raw));
+    const wide_vector wide = __builtin_convertvector(raw, wide_vector);
+    const wide_vector magnitude = wide & 0x7fff;
+    const wide_vector sign = (wide & 0x8000) << 16;
+    const wide_vector normal = (magnitude << 13) + 0x38000000;
+    const wide_vector special = (magnitude << 13) | 0x7f800000;
+    const wide_vector subnormal =
+        std::bit_cast<wide_vector>(__builtin_convertvector(magnitude, real_vector) * 0x1p-24f);
+    const wide_vector finite = magnitude < 0x400 ? subnormal : normal;
+    return Pack(std::bit_cast<real_vector>((magnitude < 0x7c00 ? finite : special) | sign));
+  } else if constexpr (std::is_same_v<T, std::int8_t>) {
+    using byte_vector = typename heed::detail::vector_of<std::int8_t, n>::type;
+    byte_vector bytes;
+    __builtin_memcpy(&bytes, from, sizeof(bytes));
+    return Pack(__builtin_convertvector(bytes, typename Pack::vector));
+  } else {
+    Pack result;
+    for (int lane = 0; lane < n; ++lane) result.v[lane] = widen<Real>(from[lane]);
+    return result;
+  }
+}
+
+// The vector at a cursor, from elements in the caller's memory.
+template <class Lanes, class T>
+HEED_INLINE typename Lanes::pack_type load(const T* from) {
+  return Lanes::template load<T>(from);
+}
+
+// Codes of Pack::size channels, one of which lies at the beginning of a byte.
+template <class Lanes>
+HEED_INLINE typename Lanes::pack_type load_codes(const std::int8_t* codes) {
+  return Lanes::template load<std::int8_t>(codes);
+}
+template <class Lanes>
+HEED_INLINE typename Lanes::pack_type load_codes(const int4_pair* pairs) {
+  constexpr int n = Lanes::pack_type::size;
+  using byte_vector = typename heed::detail::vector_of<std::int8_t, n>::type;
+  using pair_vector = typename heed::detail::vector_of<std::uint8_t, n / 2>::type;
+  pair_vector packed;
+  __builtin_memcpy(&packed, pairs, sizeof(packed));
+  const pair_vector even = packed & 15, odd = packed >> 4;
+  const auto codes = [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+    return std::bit_cast<byte_vector>(__builtin_shufflevector(
+        even, odd, static_cast<int>(L % 2 == 0 ? L / 2 : n / 2 + L / 2)...));
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(n)>{}) - 8;
+  std::int8_t bytes[n];
+  __builtin_memcpy(bytes, &codes, sizeof(bytes));
+  return Lanes::template load<std::int8_t>(bytes);
+}
+
+// The scales (or zeros) of Pack::size channels.
+template <class Lanes, class Code>
+HEED_INLINE typename Lanes::pack_type load_groups(const float* of_groups,
+                                                  const quantized_cursor<Code>& from) {
+  using pack_type = typename Lanes::pack_type;
+  using real = typename pack_type::value_type;
+  if (from.channels == scale_groups::whole) return pack_type(static_cast<real>(*of_groups));
+  if (from.channels == 1) return Lanes::template load<float>(of_groups + from.channel);
+  const index_t first = from.group(), last = from.group(pack_type::size - 1);
+  pack_type result(static_cast<real>(of_groups[first]));
+  for (int lane = 1; first != last && lane < pack_type::size; ++lane) {
+    result.v[lane] = static_cast<real>(of_groups[from.group(lane)]);
+  }
+  return result;
+}
+
+template <class Lanes, class Code>
+HEED_INLINE typename Lanes::pack_type load(const quantized_cursor<Code>& from) {
+  auto codes = load_codes<Lanes>(from.codes + from.channel / codes_per_element<Code>);
+  if (from.zeros != nullptr) codes = codes - load_groups<Lanes>(from.zeros, from);
+  return codes * load_groups<Lanes>(from.scales, from);
+}
+
+// The first `count` lanes from memory, the others 0.
+template <class Pack, class Cursor>
+HEED_INLINE Pack load_partial(const Cursor& from, int count) {
+  using real = typename Pack::value_type;
+  real lanes[Pack::size] = {};
+  for (int lane = 0; lane < count; ++lane) lanes[lane] = read_at<real>(from + lane);
+  return load_pack<Pack>(lanes);
+}
+
+// Rows of a register tile become its columns: log2(N) rounds of exchanging blocks.
+template <int Distance, class T, int N>
+HEED_INLINE void transpose_round(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    if ((i & Distance) != 0) continue;
+    const auto a = rows[i].v;
+    const auto b = rows[i + Distance].v;
+    [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+      constexpr auto d = static_cast<std::size_t>(Distance);
+      constexpr auto n = static_cast<std::size_t>(N);
+      rows[i].v = __builtin_shufflevector(
+          a, b, ((L & d) != 0 ? static_cast<int>(n + L - d) : static_cast<int>(L))...);
+      rows[i + Distance].v = __builtin_shufflevector(
+          a, b, ((L & d) != 0 ? static_cast<int>(n + L) : static_cast<int>(L + d))...);
+    }
+    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
+  }
+}
+template <int Distance, class T, int N>
+HEED_INLINE void transpose(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
+  if constexpr (Distance < N) {
+    transpose_round<Distance>(rows);
+    transpose<Distance * 2>(rows);
+  }
+}
+
+// Lane i of the result is the sum of the lanes of v[i]: a tree of additions that halves the number
+// of vectors in each round, where summing them one by one would take a shuffle per addition.
+template <int Distance, class T, int N>
+HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
+  if constexpr (Distance == 0) {
+    return *v;
+  } else {
+    // Vectors i and i + Distance meet here, after those nearer to each other.
+    const auto a = sum_each<Distance / 2>(v).v;
+    const auto b = sum_each<Distance / 2>(v + Distance).v;
+    return [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+      constexpr auto d = static_cast<std::size_t>(Distance);
+      constexpr auto n = static_cast<std::size_t>(N);
+      return pack<T, N>(
+          __builtin_shufflevector(a, b, static_cast<int>((L & d) != 0 ? n + L : L)...) +
+          __builtin_shufflevector(a, b, static_cast<int>((L & d) != 0 ? n + L - d : L + d)...));
+    }
+    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
+  }
+}
+
+// Asks for the memory `bytes` behind an element of the caller's keys or values, ahead of its use.
+// Whether it exists does not matter, and the address is computed in integers.
+template <class Cursor>
+HEED_INLINE void prefetch(const Cursor& from, std::uintptr_t bytes) {
+  __builtin_prefetch(
+      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address_at(from)) + bytes));
+}
+// Rows of the caller's that make up 8 KiB: far enough for memory to answer in time, near enough to
+// stay in the first-level cache.
+template <class Rows>
+HEED_INLINE index_t rows_ahead(const Rows&, index_t depth) {
+  const index_t rows = 8192 / (Rows::row_bytes(depth) + 1);
+  return rows < 4 ? 4 : rows;
+}
+template <class Rows>
+HEED_INLINE std::uintptr_t bytes_ahead(const Rows& rows, index_t depth) {
+  return static_cast<std::uintptr_t>(rows_ahead(rows, depth) * rows.stride_bytes());
+}
+
+}  // namespace backend::detail
+HEED_NAMESPACE_END
