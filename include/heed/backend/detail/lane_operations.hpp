@@ -165,14 +165,16 @@ HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
 }
 
 // Asks for the memory `bytes` behind an element of the caller's keys or values, ahead of its use.
-// Whether it exists does not matter, and the address is computed in integers.
+// Whether it exists does not matter, and the address is computed in integers. Into the second-level
+// cache: the first one can wait for fewer lines at a time.
 template <class Cursor>
 HEED_INLINE void prefetch(const Cursor& from, std::uintptr_t bytes) {
+  constexpr int to_read = 0, second_level = 2;
   __builtin_prefetch(
-      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address_at(from)) + bytes));
+      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address_at(from)) + bytes),
+      to_read, second_level);
 }
-// Rows of the caller's that make up 8 KiB: far enough for memory to answer in time, near enough to
-// stay in the first-level cache.
+// Rows of the caller's that make up 8 KiB: far enough for memory to answer in time.
 template <class Rows>
 HEED_INLINE index_t rows_ahead(const Rows&, index_t depth) {
   const index_t rows = 8192 / (Rows::row_bytes(depth) + 1);
