@@ -273,7 +273,7 @@ struct integer_products {
                                        const quantized_rows<Code>& keys, int count, index_t begin,
                                        int width, index_t depth, bool token, float* s,
                                        index_t s_stride) {
-    const std::uintptr_t ahead = bytes_ahead(keys, depth);
+    const read_ahead ahead(keys, depth);
     const Code* from = keys.first + begin / codes_per_element<Code>;
     index_t at[16];
     for (int first = 0; first < count; first += 16, from += 16 * keys.stride) {
@@ -309,7 +309,7 @@ struct integer_products {
   // bits: word i then has, in lane L, word 4·L + i of each key, and a sum has one part per lane.
   template <int Rows, int Four, class Code>
   HEED_INLINE static void multiply_keys(const query_limbs& limbs, int row, const Code* from,
-                                        const index_t* at, int width, std::uintptr_t ahead,
+                                        const index_t* at, int width, const read_ahead& ahead,
                                         __m512i (&parts)[Rows][4]) {
     constexpr int in_byte = static_cast<int>(codes_per_element<Code>);
     __m512i high[Rows][2], low[Rows][2];
@@ -328,7 +328,7 @@ struct integer_products {
         for (int k = 0; k < 4; ++k) {
           const Code* codes = from + at[4 * four + k] + d / in_byte;
           code[k] = bytes >= 64 ? _mm512_loadu_si512(codes) : _mm512_maskz_loadu_epi8(some, codes);
-          prefetch(codes, ahead);
+          ahead.ask(codes);
         }
         const __m512i a = _mm512_maskz_unpacklo_epi32(every, code[0], code[1]);
         const __m512i b = _mm512_maskz_unpackhi_epi32(every, code[0], code[1]);
@@ -487,8 +487,8 @@ struct integer_products {
       const Code* fourth = key + 3 < count ? third + stride : row;
       const __m512i a = load_chunk(row, d, depth), b = load_chunk(second, d, depth);
       const __m512i e = load_chunk(third, d, depth), f = load_chunk(fourth, d, depth);
-      prefetch((Second ? row : second) + d / codes_per_element<Code>, ahead);
-      prefetch((Second ? third : fourth) + d / codes_per_element<Code>, ahead);
+      prefetch<1>((Second ? row : second) + d / codes_per_element<Code>, ahead);
+      prefetch<1>((Second ? third : fourth) + d / codes_per_element<Code>, ahead);
       constexpr __mmask64 bytes = ~__mmask64{0};
       constexpr __mmask32 pairs = ~__mmask32{0};
       const __m512i front = Second ? _mm512_maskz_unpackhi_epi8(bytes, a, b)

@@ -164,26 +164,43 @@ HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
   }
 }
 
-// Asks for the memory `bytes` behind an element of the caller's keys or values, ahead of its use.
-// Whether it exists does not matter, and the address is computed in integers. Into the second-level
-// cache: the first one can wait for fewer lines at a time.
-template <class Cursor>
+// Asks a level of cache for the memory `bytes` behind an element. Whether it exists does not
+// matter, and the address is computed in integers.
+template <int Level, class Cursor>
 HEED_INLINE void prefetch(const Cursor& from, std::uintptr_t bytes) {
-  constexpr int to_read = 0, second_level = 2;
+  constexpr int to_read = 0;
   __builtin_prefetch(
       reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address_at(from)) + bytes),
-      to_read, second_level);
+      to_read, 4 - Level);
 }
-// Rows of the caller's that make up 8 KiB: far enough for memory to answer in time.
+// Rows of the caller's that make up 8 KiB.
 template <class Rows>
 HEED_INLINE index_t rows_ahead(const Rows&, index_t depth) {
   const index_t rows = 8192 / (Rows::row_bytes(depth) + 1);
   return rows < 4 ? 4 : rows;
 }
-template <class Rows>
-HEED_INLINE std::uintptr_t bytes_ahead(const Rows& rows, index_t depth) {
-  return static_cast<std::uintptr_t>(rows_ahead(rows, depth) * rows.stride_bytes());
-}
+
+// How many bytes ahead of its use memory is asked for: first into the second-level cache, since the
+// first-level cache can wait for so few lines at a time that it would bound the rate of reading.
+struct read_ahead {
+  std::uintptr_t first_level = 0;
+  std::uintptr_t second_level = 0;
+
+  template <class Rows>
+  HEED_INLINE read_ahead(const Rows& rows, index_t depth) {
+    const index_t count = rows_ahead(rows, depth);
+    first_level = static_cast<std::uintptr_t>(count / 4 * rows.stride_bytes());
+    second_level = static_cast<std::uintptr_t>(4 * count * rows.stride_bytes());
+  }
+  read_ahead() = default;
+
+  // For the line of an element of the caller's keys or values.
+  template <class Cursor>
+  HEED_INLINE void ask(const Cursor& from) const {
+    prefetch<2>(from, second_level);
+    prefetch<1>(from, first_level);
+  }
+};
 
 }  // namespace backend::detail
 HEED_NAMESPACE_END

@@ -233,7 +233,7 @@ struct register_tiles {
                          const real* shrink) {
     // Rows that do not exist are there, and 0.
     add_columns<strip_rows, false>(p, p_stride, count, strided_rows<real>{values, stride}, depth, o,
-                                   o_stride, shrink, 0);
+                                   o_stride, shrink, {});
   }
 
   // The same with values in the caller's memory, which may be far away: in runs of keys that the
@@ -244,7 +244,7 @@ struct register_tiles {
                               const Rows& values, index_t depth, real* o, index_t o_stride,
                               const real* shrink) {
     int run = static_cast<int>(rows_ahead(values, depth));
-    const std::uintptr_t ahead = bytes_ahead(values, depth);
+    const read_ahead ahead(values, depth);
     for (int key = 0, here = 0; key < count; key += here) {
       here = run < count - key ? run : count - key;
       const Rows from = values.from(key);
@@ -348,7 +348,7 @@ struct register_tiles {
     static_assert(Rows * together % lanes == 0);
     const index_t q_stride = padded(depth);
     using cursor = typename KeyRows::cursor;
-    const std::uintptr_t ahead = bytes_ahead(keys, depth);
+    const read_ahead ahead(keys, depth);
     for (int first = 0; first < count; first += together) {
       cursor row[together];
 #pragma GCC unroll 16
@@ -366,7 +366,7 @@ struct register_tiles {
         for (int i = 0; i < together; ++i) {
           const pack_type k = load(row[i] + d);
           if (vectors_per_line<KeyRows> == 1 || d % (vectors_per_line<KeyRows> * lanes) == 0) {
-            prefetch(row[i] + d, ahead);
+            ahead.ask(row[i] + d);
           }
 #pragma GCC unroll 4
           for (int r = 0; r < Rows; ++r) {
@@ -401,7 +401,7 @@ struct register_tiles {
   HEED_NOINLINE static void add_columns(const real* p, index_t p_stride, int count,
                                         const ValueRows& values, index_t depth, real* o,
                                         index_t o_stride, const real* shrink,
-                                        std::uintptr_t ahead) {
+                                        const read_ahead& ahead) {
     using cursor = typename ValueRows::cursor;
     const auto whole = [](const cursor& from) HEED_LAMBDA_INLINE { return load<Lanes>(from); };
     index_t d = 0;
@@ -440,7 +440,7 @@ struct register_tiles {
   HEED_INLINE static void accumulate_block(const real* p, index_t p_stride, int count,
                                            const ValueRows& values, index_t d, real* o,
                                            index_t o_stride, const real* shrink, Load load,
-                                           std::uintptr_t ahead) {
+                                           const read_ahead& ahead) {
     pack_type sums[Rows][Columns];
 #pragma GCC unroll 8
     for (int row = 0; row < Rows; ++row) {
@@ -457,7 +457,7 @@ struct register_tiles {
       for (int c = 0; c < Columns; ++c) {
         v[c] = load(from + c * lanes);
         if constexpr (Far) {
-          if (c % vectors_per_line<ValueRows> == 0) prefetch(from + c * lanes, ahead);
+          if (c % vectors_per_line<ValueRows> == 0) ahead.ask(from + c * lanes);
         }
       }
 #pragma GCC unroll 8
