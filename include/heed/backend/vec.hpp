@@ -33,6 +33,7 @@ struct vec {
     static constexpr int rows = 6;
     static constexpr int columns = tile_columns;
     using integer = void;  // products with integer codes, where there are instructions for them
+    using bfloat16_scores = void;  // likewise with keys in bfloat16
 
     // One expression, so that the compiler contracts it to a fused multiply-add.
     HEED_INLINE static pack_type fma(pack_type a, pack_type b, pack_type c) {

@@ -61,6 +61,40 @@ HEED_INLINE typename Lanes::pack_type load(const T* from) {
   return Lanes::template load<T>(from);
 }
 
+// Two vectors of elements in bfloat16, those of even places apart from the odd ones: that takes one
+// instruction per vector, where widening them in order takes two.
+template <class Pack>
+HEED_INLINE void load_even_and_odd(const Eigen::bfloat16* from, Pack& even, Pack& odd) {
+  using word_vector = typename heed::detail::vector_of<std::uint32_t, Pack::size>::type;
+  word_vector words;
+  __builtin_memcpy(&words, from, sizeof(words));
+  const word_vector low = words << 16, high = words & 0xffff0000u;
+  constexpr bool little = std::endian::native == std::endian::little;
+  even.v = std::bit_cast<typename Pack::vector>(little ? low : high);
+  odd.v = std::bit_cast<typename Pack::vector>(little ? high : low);
+}
+// Two neighbouring vectors of floats as even and odd places, and back.
+template <class T, int N>
+HEED_INLINE void to_even_and_odd(pack<T, N>& a, pack<T, N>& b) {
+  [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+    const auto even = __builtin_shufflevector(a.v, b.v, static_cast<int>(2 * L)...);
+    b.v = __builtin_shufflevector(a.v, b.v, static_cast<int>(2 * L + 1)...);
+    a.v = even;
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(N)>{});
+}
+template <class T, int N>
+HEED_INLINE void from_even_and_odd(pack<T, N>& even, pack<T, N>& odd) {
+  [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+    constexpr std::size_t n = static_cast<std::size_t>(N);
+    const auto first =
+        __builtin_shufflevector(even.v, odd.v, static_cast<int>(L / 2 + L % 2 * n)...);
+    odd.v = __builtin_shufflevector(even.v, odd.v, static_cast<int>((L + n) / 2 + L % 2 * n)...);
+    even.v = first;
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(N)>{});
+}
+
 // Codes of Pack::size channels, one of which lies at the beginning of a byte.
 template <class Lanes>
 HEED_INLINE typename Lanes::pack_type load_codes(const std::int8_t* codes) {

@@ -36,6 +36,8 @@ struct register_tiles {
   // Products with integer codes, where there are instructions for them, else void; and what they
   // need of the queries, filled when it is needed.
   using integer = typename Lanes::integer;
+  // Likewise scores of keys in bfloat16.
+  using bfloat16_scores = typename Lanes::bfloat16_scores;
   using prepared_queries = typename query_preparation<integer>::type;
   using pack_type = typename Lanes::pack_type;
   static constexpr int lanes = pack_type::size;
@@ -151,6 +153,11 @@ struct register_tiles {
     if constexpr (has_integer_products<Rows>) {
       if (integer::suits(keys, depth) &&
           integer::score(strip, padded(depth), rows, prepared, keys, count, depth, s, s_stride)) {
+        return;
+      }
+    }
+    if constexpr (is_bfloat16_rows<Rows> && !std::is_void_v<bfloat16_scores>) {
+      if (bfloat16_scores::score(strip, padded(depth), rows, keys, count, depth, s, s_stride)) {
         return;
       }
     }
@@ -285,6 +292,8 @@ struct register_tiles {
 
   template <class Rows>
   static constexpr bool has_integer_products = is_quantized_rows<Rows> && !std::is_void_v<integer>;
+  template <class Rows>
+  static constexpr bool is_bfloat16_rows = std::is_same_v<Rows, strided_rows<Eigen::bfloat16>>;
   // Vectors of a row between two of which memory is asked for once: a line.
   template <class Rows>
   static constexpr index_t vectors_per_line = Rows::row_bytes(lanes) < 64
@@ -441,6 +450,8 @@ struct register_tiles {
                                            const ValueRows& values, index_t d, real* o,
                                            index_t o_stride, const real* shrink, Load load,
                                            const read_ahead& ahead) {
+    // Values in bfloat16 come as even and odd columns, and so the sums lie.
+    constexpr bool in_pairs = is_bfloat16_rows<ValueRows> && sizeof(real) == 4 && Columns % 2 == 0;
     pack_type sums[Rows][Columns];
 #pragma GCC unroll 8
     for (int row = 0; row < Rows; ++row) {
@@ -449,13 +460,21 @@ struct register_tiles {
       for (int c = 0; c < Columns; ++c) {
         sums[row][c] = load_pack<pack_type>(o + row * o_stride + c * lanes) * factor;
       }
+      if constexpr (in_pairs) {
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; c += 2) to_even_and_odd(sums[row][c], sums[row][c + 1]);
+      }
     }
     for (int key = 0; key < count; ++key) {
       const auto from = values[key] + d;
       pack_type v[Columns];
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) {
-        v[c] = load(from + c * lanes);
+        if constexpr (!in_pairs) {
+          v[c] = load(from + c * lanes);
+        } else if (c % 2 == 0) {
+          load_even_and_odd(from + c * lanes, v[c], v[c + 1]);
+        }
         if constexpr (Far) {
           if (c % vectors_per_line<ValueRows> == 0) ahead.ask(from + c * lanes);
         }
@@ -469,6 +488,10 @@ struct register_tiles {
     }
 #pragma GCC unroll 8
     for (int row = 0; row < Rows; ++row) {
+      if constexpr (in_pairs) {
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; c += 2) from_even_and_odd(sums[row][c], sums[row][c + 1]);
+      }
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) {
         store_pack(o + row * o_stride + c * lanes, sums[row][c]);
