@@ -468,11 +468,12 @@ struct integer_products {
                                           const quantized_rows<Code>& values, int count, index_t d,
                                           index_t depth, float (*columns)[chunk]) {
     const index_t stride = values.stride;
-    // The next columns of these keys, or the first ones of the next keys; half of them by each
-    // half.
+    // The next columns of these keys, or the first ones of the next keys, and from farther away
+    // these columns of the next keys; half of them by each half.
     const index_t next = d + chunk < depth ? chunk / codes_per_element<Code>
                                            : count * stride - d / codes_per_element<Code>;
     const auto ahead = static_cast<std::uintptr_t>(next);
+    const auto far_ahead = static_cast<std::uintptr_t>(count * stride);
     __m512i high[Rows][2], low[Rows][2];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
@@ -487,8 +488,12 @@ struct integer_products {
       const Code* fourth = key + 3 < count ? third + stride : row;
       const __m512i a = load_chunk(row, d, depth), b = load_chunk(second, d, depth);
       const __m512i e = load_chunk(third, d, depth), f = load_chunk(fourth, d, depth);
-      prefetch<1>((Second ? row : second) + d / codes_per_element<Code>, ahead);
-      prefetch<1>((Second ? third : fourth) + d / codes_per_element<Code>, ahead);
+      const Code* asking[2] = {Second ? row : second, Second ? third : fourth};
+#pragma GCC unroll 2
+      for (const Code* from : asking) {
+        prefetch<2>(from + d / codes_per_element<Code>, far_ahead);
+        prefetch<1>(from + d / codes_per_element<Code>, ahead);
+      }
       constexpr __mmask64 bytes = ~__mmask64{0};
       constexpr __mmask32 pairs = ~__mmask32{0};
       const __m512i front = Second ? _mm512_maskz_unpackhi_epi8(bytes, a, b)
