@@ -72,7 +72,7 @@ struct bfloat16_scores {
                        index_t depth, float* s, index_t s_stride, int rows) {
     constexpr int together = 16 / Rows;
     const index_t q_stride = padded(depth);
-    const read_ahead ahead(keys, depth);
+    const read_ahead ahead = read_ahead_of(keys, depth);
     for (int first = 0; first < count; first += together) {
       const T* row[together];
 #pragma GCC unroll 16

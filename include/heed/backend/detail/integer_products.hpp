@@ -273,7 +273,7 @@ struct integer_products {
                                        const quantized_rows<Code>& keys, int count, index_t begin,
                                        int width, index_t depth, bool token, float* s,
                                        index_t s_stride) {
-    const read_ahead ahead(keys, depth);
+    const read_ahead ahead = read_ahead_of(keys, depth);
     const Code* from = keys.first + begin / codes_per_element<Code>;
     index_t at[16];
     for (int first = 0; first < count; first += 16, from += 16 * keys.stride) {
@@ -473,7 +473,7 @@ struct integer_products {
     const index_t next = d + chunk < depth ? chunk / codes_per_element<Code>
                                            : count * stride - d / codes_per_element<Code>;
     const auto ahead = static_cast<std::uintptr_t>(next);
-    const auto far_ahead = static_cast<std::uintptr_t>(count * stride);
+    const auto far_ahead = static_cast<std::uintptr_t>(count) * static_cast<std::uintptr_t>(stride);
     __m512i high[Rows][2], low[Rows][2];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {

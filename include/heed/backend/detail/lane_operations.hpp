@@ -220,14 +220,6 @@ struct read_ahead {
   std::uintptr_t first_level = 0;
   std::uintptr_t second_level = 0;
 
-  template <class Rows>
-  HEED_INLINE read_ahead(const Rows& rows, index_t depth) {
-    const index_t count = rows_ahead(rows, depth);
-    first_level = static_cast<std::uintptr_t>(count / 4 * rows.stride_bytes());
-    second_level = static_cast<std::uintptr_t>(4 * count * rows.stride_bytes());
-  }
-  read_ahead() = default;
-
   // For the line of an element of the caller's keys or values.
   template <class Cursor>
   HEED_INLINE void ask(const Cursor& from) const {
@@ -235,6 +227,13 @@ struct read_ahead {
     prefetch<1>(from, first_level);
   }
 };
+template <class Rows>
+HEED_INLINE read_ahead read_ahead_of(const Rows& rows, index_t depth) {
+  // Unsigned, since the stride of a single row may be anything.
+  const auto count = static_cast<std::uintptr_t>(rows_ahead(rows, depth));
+  const auto stride = static_cast<std::uintptr_t>(rows.stride_bytes());
+  return {count / 4 * stride, 4 * count * stride};
+}
 
 }  // namespace backend::detail
 HEED_NAMESPACE_END

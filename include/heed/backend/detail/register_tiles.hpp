@@ -251,7 +251,7 @@ struct register_tiles {
                               const Rows& values, index_t depth, real* o, index_t o_stride,
                               const real* shrink) {
     int run = static_cast<int>(rows_ahead(values, depth));
-    const read_ahead ahead(values, depth);
+    const read_ahead ahead = read_ahead_of(values, depth);
     for (int key = 0, here = 0; key < count; key += here) {
       here = run < count - key ? run : count - key;
       const Rows from = values.from(key);
@@ -357,7 +357,7 @@ struct register_tiles {
     static_assert(Rows * together % lanes == 0);
     const index_t q_stride = padded(depth);
     using cursor = typename KeyRows::cursor;
-    const read_ahead ahead(keys, depth);
+    const read_ahead ahead = read_ahead_of(keys, depth);
     for (int first = 0; first < count; first += together) {
       cursor row[together];
 #pragma GCC unroll 16
