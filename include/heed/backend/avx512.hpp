@@ -4,7 +4,7 @@
 
 #include <string_view>
 
-#include "detail/bfloat16_scores.hpp"
+#include "detail/bfloat16_pairs.hpp"
 #include "detail/integer_products.hpp"
 #include "detail/register_tiles.hpp"
 
@@ -40,9 +40,9 @@ struct avx512::lanes<float> {
 #endif
   // Where there is AMX, multiply-add was faster than these instructions.
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__) && !defined(__AMXBF16__)
-  using bfloat16_scores = detail::bfloat16_scores;
+  using bfloat16 = detail::bfloat16_pairs;
 #else
-  using bfloat16_scores = void;
+  using bfloat16 = void;
 #endif
 
   // Masked forms with every lane on, since g++ 12 warns about the plain ones' undefined operand.
@@ -124,7 +124,7 @@ struct avx512::lanes<double> {
   static constexpr int rows = 6;
   static constexpr int columns = 4;
   using integer = void;
-  using bfloat16_scores = void;
+  using bfloat16 = void;
 
   HEED_INLINE static pack_type fma(pack_type a, pack_type b, pack_type c) {
     return pack_type(std::bit_cast<pack_type::vector>(_mm512_fmadd_pd(

@@ -21,7 +21,7 @@ struct scalar {
     using packed = Real;
     using session = detail::block_session<plain_tiles>;
     struct prepared_queries {  // nothing: products need the queries as they are
-      bool filled = false;
+      void forget() {}
     };
     static constexpr int lanes = 1;
     static constexpr int strip_rows = 4;

@@ -26,7 +26,8 @@ class block_session {
   }
 
   template <class T>
-  void pack_queries(const T* const* rows, int count, index_t depth, real sign, real* strip) const {
+  void pack_queries(const T* const* rows, int count, index_t depth, real sign, real* strip) {
+    prepared_.forget();
     const int height = packed_ ? Tiles::strip_rows : (count + 3) / 4 * 4;
     Tiles::pack_queries(rows, count, height, depth, sign, strip);
   }
@@ -38,7 +39,6 @@ class block_session {
     sum_ = sum;
     shrink_ = shrink;
     columns_ = 0;
-    prepared_.filled = false;
   }
   HEED_INLINE real* scores() const { return memory_ + columns_; }
   HEED_INLINE index_t stride() const { return stride_; }

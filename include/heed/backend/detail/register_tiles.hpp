@@ -12,120 +12,53 @@
 
 #include "../../core/quantized.hpp"
 #include "block_session.hpp"
-#include "lane_operations.hpp"
+#include "register_packing.hpp"
+#include "rows_in_place.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend::detail {
 
-template <class Integer>
-struct query_preparation {
-  using type = typename Integer::query_limbs;
+// What some products need of a strip's queries, made when it is first needed; nothing where there
+// are no such products.
+template <class Products>
+struct queries_for {
+  using type = typename Products::prepared_queries;
 };
 template <>
-struct query_preparation<void> {
+struct queries_for<void> {
   struct type {
     bool filled = false;
   };
 };
 
 template <class Lanes>
-struct register_tiles {
-  using real = typename Lanes::real;
+struct register_tiles : register_packing<Lanes> {
+  using packing = register_packing<Lanes>;
+  using packing::columns;
+  using packing::lanes;
+  using packing::padded;
+  using packing::panel_keys;
+  using packing::strip_rows;
+  using typename packing::pack_type;
+  using typename packing::real;
   using packed = real;
   using session = block_session<register_tiles>;
-  // Products with integer codes, where there are instructions for them, else void; and what they
-  // need of the queries, filled when it is needed.
+  // Products with integer codes, and scores of keys in bfloat16, where there are instructions for
+  // them, else void.
   using integer = typename Lanes::integer;
-  // Likewise scores of keys in bfloat16.
-  using bfloat16_scores = typename Lanes::bfloat16_scores;
-  using prepared_queries = typename query_preparation<integer>::type;
-  using pack_type = typename Lanes::pack_type;
-  static constexpr int lanes = pack_type::size;
-  static constexpr int strip_rows = Lanes::rows;
-  static constexpr int step_keys = 64;
+  using bfloat16 = typename Lanes::bfloat16;
   // Packing pays with more rows than these: 16 rows in place take 0.6 of the time.
   static constexpr index_t most_rows_in_place = 16;
   static constexpr index_t most_block_keys = 512;  // 12 KiB of scores in float
   static constexpr real weight_rounding = 0;
-  static constexpr int columns = Lanes::columns;
-  static constexpr int panel_keys = columns * lanes;
-  static_assert(step_keys % panel_keys == 0);
 
-  // Depth of a value or output row in scratch memory: whole vectors.
-  static constexpr index_t padded(index_t depth) { return (depth + lanes - 1) / lanes * lanes; }
-  static constexpr index_t query_strip_size(index_t depth) { return strip_rows * padded(depth); }
-  static constexpr index_t key_step_size(index_t depth) { return step_keys * depth; }
-  static constexpr index_t value_step_size(index_t depth) { return step_keys * padded(depth); }
+  // A strip's queries, in the form that the products with its keys want.
+  struct prepared_queries {
+    typename queries_for<integer>::type for_integer;
+    typename queries_for<bfloat16>::type for_bfloat16;
 
-  // strip[row][d] = sign·q[row][d], rows padded with 0 to whole vectors; rows from `rows` up to
-  // `height` are 0.
-  template <class T>
-  static void pack_queries(const T* const* query_rows, int rows, int height, index_t depth,
-                           real sign, real* strip) {
-    for (int row = 0; row < height; ++row, strip += padded(depth)) {
-      for (index_t d = 0; d < depth; d += lanes) {
-        store_pack(strip + d, row < rows ? load_row_part(query_rows[row], d, depth) * sign
-                                         : pack_type(real(0)));
-      }
-    }
-  }
-
-  // step[panel][d][key]: 64 keys in panels of one register tile's width, as many vectors of keys as
-  // there are; missing keys are 0.
-  template <class Rows>
-  static void pack_keys(const Rows& keys, int count, index_t depth, real* step) {
-    for (int first = 0; first < count; first += lanes) {
-      real* column = step + first / panel_keys * panel_keys * depth + first % panel_keys;
-      for (index_t d = 0; d < depth; d += lanes) {
-        const int width = static_cast<int>(depth - d < lanes ? depth - d : lanes);
-        pack_type rows[lanes];
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) {
-          if (first + i >= count) {
-            rows[i] = pack_type(real(0));
-          } else if (width == lanes) {
-            rows[i] = load<Lanes>(keys[first + i] + d);
-          } else {
-            rows[i] = load_partial<pack_type>(keys[first + i] + d, width);
-          }
-        }
-        transpose<1>(rows);
-        if (width == lanes) {
-#pragma GCC unroll 16
-          for (int i = 0; i < lanes; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
-        } else {
-          for (int i = 0; i < width; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
-        }
-      }
-    }
-  }
-
-  // step[key][dv], rows padded with 0 to whole vectors. Returns whether all values
-  // are finite: if not, masked keys have to be left out of sums rather than weighted with 0.
-  template <class Rows>
-  static bool pack_values(const Rows& values, int count, index_t depth, real* step) {
-    const index_t width = padded(depth);
-    lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
-    for (int key = 0; key < count; ++key) {
-      for (index_t d = 0; d < width; d += lanes) {
-        const pack_type v = load_row_part(values[key], d, depth);
-        finite = finite & is_finite(v);
-        store_pack(step + key * width + d, v);
-      }
-    }
-    return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
-  }
-
-  template <class Rows>
-  static bool all_finite(const Rows& values, int count, index_t depth) {
-    lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
-    for (int key = 0; key < count; ++key) {
-      for (index_t d = 0; d < depth; d += lanes) {
-        finite = finite & is_finite(load_row_part(values[key], d, depth));
-      }
-    }
-    return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
-  }
+    void forget() { for_integer.filled = for_bfloat16.filled = false; }
+  };
 
   // s[row][key] = Σ_d q[row][d]·k[key][d] for one strip and the first `keys` of a packed step, in
   // whole vectors.
@@ -150,25 +83,23 @@ struct register_tiles {
   template <class Rows>
   static void score_rows(const real* strip, int rows, prepared_queries& prepared, const Rows& keys,
                          int count, index_t depth, real* s, index_t s_stride) {
+    const index_t q_stride = padded(depth);
     if constexpr (has_integer_products<Rows>) {
-      if (integer::suits(keys, depth) &&
-          integer::score(strip, padded(depth), rows, prepared, keys, count, depth, s, s_stride)) {
+      if (integer::suits(keys, depth) && integer::score(strip, q_stride, rows, prepared.for_integer,
+                                                        keys, count, depth, s, s_stride)) {
         return;
       }
     }
-    if constexpr (is_bfloat16_rows<Rows> && !std::is_void_v<bfloat16_scores>) {
-      if (bfloat16_scores::score(strip, padded(depth), rows, keys, count, depth, s, s_stride)) {
+    if constexpr (is_bfloat16_rows<Rows> && !std::is_void_v<bfloat16>) {
+      auto& narrow = prepared.for_bfloat16;
+      if (narrow.fill(strip, q_stride, rows == 1 ? 1 : (rows + 3) / 4 * 4, depth)) {
+        score_rows_in_place<Lanes, bfloat16>(narrow.rows, narrow.stride, rows, keys, count, depth,
+                                             s, s_stride);
         return;
       }
     }
-    for (int row = 0; row < rows; row += 4, s += 4 * s_stride, strip += 4 * padded(depth)) {
-      const int left = rows - row;
-      if (left == 1) {
-        score_rows_of<1>(strip, keys, count, depth, s, s_stride, 1);
-      } else {
-        score_rows_of<4>(strip, keys, count, depth, s, s_stride, left < 4 ? left : 4);
-      }
-    }
+    score_rows_in_place<Lanes, widened_products<Lanes>>(strip, q_stride, rows, keys, count, depth,
+                                                        s, s_stride);
   }
 
   // Scores to weights, with the running maximum m (in units of the exponent of two), running sum l
@@ -288,35 +219,12 @@ struct register_tiles {
   }
 
  private:
-  using mask_type = typename pack_type::mask;
-
   template <class Rows>
   static constexpr bool has_integer_products = is_quantized_rows<Rows> && !std::is_void_v<integer>;
   template <class Rows>
   static constexpr bool is_bfloat16_rows = std::is_same_v<Rows, strided_rows<Eigen::bfloat16>>;
-  // Vectors of a row between two of which memory is asked for once: a line.
-  template <class Rows>
-  static constexpr index_t vectors_per_line = Rows::row_bytes(lanes) < 64
-                                                  ? 64 / Rows::row_bytes(lanes)
-                                                  : 1;
   static constexpr real widest_fused = 65536;
   static constexpr real smallest_fused = sizeof(real) == 4 ? real(1e-30) : real(1e-290);
-
-  // By the exponent's bits, so that it holds under -ffast-math too.
-  HEED_INLINE static mask_type is_finite(pack_type v) {
-    using word = integer_of<real>;
-    constexpr word exponent =
-        sizeof(real) == 4 ? static_cast<word>(0x7f800000) : static_cast<word>(0x7ff0000000000000ll);
-    const auto bits = bits_as<word>(v);
-    return typename pack_type::integer_pack(bits.v & exponent) !=
-           typename pack_type::integer_pack(exponent);
-  }
-
-  template <class Cursor>
-  HEED_INLINE static pack_type load_row_part(const Cursor& row, index_t d, index_t depth) {
-    return d + lanes <= depth ? load<Lanes>(row + d)
-                              : load_partial<pack_type>(row + d, static_cast<int>(depth - d));
-  }
 
   // The first Columns vectors of a panel. A function of its own, since inside of another one it
   // would have to share the registers for its six rows of queries.
@@ -345,62 +253,6 @@ struct register_tiles {
     for (int row = 0; row < strip_rows; ++row) {
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) store_pack(s + row * s_stride + c * lanes, sums[row][c]);
-    }
-  }
-
-  // A few rows × a few keys at a time, so that each vector of K is loaded once for all rows and the
-  // sums fill whole vectors.
-  template <int Rows, class KeyRows>
-  static void score_rows_of(const real* strip, const KeyRows& keys, int count, index_t depth,
-                            real* s, index_t s_stride, int rows) {
-    constexpr int together = lanes / Rows < 4 ? 4 : lanes / Rows;
-    static_assert(Rows * together % lanes == 0);
-    const index_t q_stride = padded(depth);
-    using cursor = typename KeyRows::cursor;
-    const read_ahead ahead = read_ahead_of(keys, depth);
-    for (int first = 0; first < count; first += together) {
-      cursor row[together];
-#pragma GCC unroll 16
-      for (int i = 0; i < together; ++i) {
-        row[i] = keys[first + i < count ? first + i : count - 1];
-      }
-      pack_type sums[Rows * together];
-#pragma GCC unroll 16
-      for (int i = 0; i < Rows * together; ++i) sums[i] = pack_type(real(0));
-      const auto add = [&](index_t d, auto load) HEED_LAMBDA_INLINE {
-        pack_type q[Rows];
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) q[r] = load_pack<pack_type>(strip + r * q_stride + d);
-#pragma GCC unroll 16
-        for (int i = 0; i < together; ++i) {
-          const pack_type k = load(row[i] + d);
-          if (vectors_per_line<KeyRows> == 1 || d % (vectors_per_line<KeyRows> * lanes) == 0) {
-            ahead.ask(row[i] + d);
-          }
-#pragma GCC unroll 4
-          for (int r = 0; r < Rows; ++r) {
-            sums[r * together + i] = Lanes::fma(q[r], k, sums[r * together + i]);
-          }
-        }
-      };
-      index_t d = 0;
-      for (; d + lanes <= depth; d += lanes) {
-        add(d, [](const cursor& from) HEED_LAMBDA_INLINE { return load<Lanes>(from); });
-      }
-      if (d < depth) {
-        const int rest = static_cast<int>(depth - d);
-        add(d, [rest](const cursor& from)
-                   HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); });
-      }
-      real totals[Rows * together];
-#pragma GCC unroll 16
-      for (int i = 0; i < Rows * together; i += lanes) {
-        store_pack(totals + i, sum_each<lanes / 2>(sums + i));
-      }
-      const int existing = count - first < together ? count - first : together;
-      for (int r = 0; r < rows; ++r) {
-        for (int i = 0; i < existing; ++i) s[r * s_stride + first + i] = totals[r * together + i];
-      }
     }
   }
 
@@ -476,7 +328,7 @@ struct register_tiles {
           load_even_and_odd(from + c * lanes, v[c], v[c + 1]);
         }
         if constexpr (Far) {
-          if (c % vectors_per_line<ValueRows> == 0) ahead.ask(from + c * lanes);
+          if (c % vectors_per_line<ValueRows>(lanes) == 0) ahead.ask(from + c * lanes);
         }
       }
 #pragma GCC unroll 8

@@ -1,0 +1,118 @@
+// Scores of few query rows, with the keys where the caller has them:
+//
+//   s[r][j] = Σ_d q[r][d] · k[j][d]
+//
+// Lanes run along the depth, since transposing keys would cost more than it saves.
+#pragma once
+
+#include "lane_operations.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace backend::detail {
+
+// Products of one vector of a query and one of a key: keys widened to the type of the sums.
+template <class Lanes>
+struct widened_products {
+  using query = typename Lanes::real;
+  using vector = typename Lanes::pack_type;
+  static constexpr int size = vector::size;
+
+  HEED_INLINE static vector load_query(const query* from) { return load_pack<vector>(from); }
+  template <class Cursor>
+  HEED_INLINE static vector load(const Cursor& from) {
+    return detail::load<Lanes>(from);
+  }
+  template <class Cursor>
+  HEED_INLINE static vector load_partial(const Cursor& from, int count) {
+    return detail::load_partial<vector>(from, count);
+  }
+  HEED_INLINE static vector multiply_add(vector q, vector k, vector sums) {
+    return Lanes::fma(q, k, sums);
+  }
+};
+
+// Vectors of `size` elements between two of which memory is asked for once: a line.
+template <class Rows>
+constexpr index_t vectors_per_line(int size) {
+  return Rows::row_bytes(size) < 64 ? 64 / Rows::row_bytes(size) : 1;
+}
+
+// Height rows, `rows` of which exist, × a few keys at a time, so that each vector of K is loaded
+// once for all rows and the sums fill whole vectors. Queries are padded with 0 to whole vectors. A
+// function of its own, since inside of another one it would have to share the registers.
+template <class Lanes, class Products, int Height, class KeyRows>
+HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, index_t q_stride,
+                                       int rows, const KeyRows& keys, int count, index_t depth,
+                                       typename Lanes::real* s, index_t s_stride) {
+  using real = typename Lanes::real;
+  using pack_type = typename Lanes::pack_type;
+  using cursor = typename KeyRows::cursor;
+  constexpr int lanes = pack_type::size, size = Products::size;
+  constexpr int together = lanes / Height < 4 ? 4 : lanes / Height;
+  static_assert(Height * together % lanes == 0);
+  constexpr index_t line = vectors_per_line<KeyRows>(size) * size;
+  const read_ahead ahead = read_ahead_of(keys, depth);
+  for (int first = 0; first < count; first += together) {
+    cursor row[together];
+#pragma GCC unroll 16
+    for (int i = 0; i < together; ++i) {
+      row[i] = keys[first + i < count ? first + i : count - 1];
+    }
+    pack_type sums[Height * together];
+#pragma GCC unroll 16
+    for (int i = 0; i < Height * together; ++i) sums[i] = pack_type(real(0));
+    const auto add = [&](index_t d, auto load) HEED_LAMBDA_INLINE {
+      typename Products::vector q[Height];
+#pragma GCC unroll 4
+      for (int r = 0; r < Height; ++r) q[r] = Products::load_query(queries + r * q_stride + d);
+#pragma GCC unroll 16
+      for (int i = 0; i < together; ++i) {
+        const auto k = load(row[i] + d);
+        if (line == size || d % line == 0) ahead.ask(row[i] + d);
+#pragma GCC unroll 4
+        for (int r = 0; r < Height; ++r) {
+          sums[r * together + i] = Products::multiply_add(q[r], k, sums[r * together + i]);
+        }
+      }
+    };
+    index_t d = 0;
+    for (; d + size <= depth; d += size) {
+      add(d, [](const cursor& from) HEED_LAMBDA_INLINE { return Products::load(from); });
+    }
+    if (d < depth) {
+      const int rest = static_cast<int>(depth - d);
+      add(d, [rest](const cursor& from)
+                 HEED_LAMBDA_INLINE { return Products::load_partial(from, rest); });
+    }
+    real totals[Height * together];
+#pragma GCC unroll 16
+    for (int i = 0; i < Height * together; i += lanes) {
+      store_pack(totals + i, sum_each<lanes / 2>(sums + i));
+    }
+    const int existing = count - first < together ? count - first : together;
+    for (int r = 0; r < rows; ++r) {
+      for (int i = 0; i < existing; ++i) s[r * s_stride + first + i] = totals[r * together + i];
+    }
+  }
+}
+
+// The same for any number of rows, in fours; where there is more than one row, there are whole
+// fours to read.
+template <class Lanes, class Products, class KeyRows>
+void score_rows_in_place(const typename Products::query* queries, index_t q_stride, int rows,
+                         const KeyRows& keys, int count, index_t depth, typename Lanes::real* s,
+                         index_t s_stride) {
+  for (int row = 0; row < rows; row += 4, s += 4 * s_stride, queries += 4 * q_stride) {
+    const int left = rows - row;
+    if (left == 1) {
+      score_rows_in_place<Lanes, Products, 1>(queries, q_stride, 1, keys, count, depth, s,
+                                              s_stride);
+    } else {
+      score_rows_in_place<Lanes, Products, 4>(queries, q_stride, left < 4 ? left : 4, keys, count,
+                                              depth, s, s_stride);
+    }
+  }
+}
+
+}  // namespace backend::detail
+HEED_NAMESPACE_END
