@@ -61,8 +61,7 @@ class matrix_session {
 
   // In place the vectors' form, in float: it takes no more memory than a strip of packed rows.
   template <class T>
-  void pack_queries(const T* const* rows, int count, index_t depth, real sign,
-                    packed* strip) const {
+  void pack_queries(const T* const* rows, int count, index_t depth, real sign, packed* strip) {
     if (packed_) {
       Tiles::pack_queries(rows, count, depth, sign, strip);
     } else {
