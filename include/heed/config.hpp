@@ -29,6 +29,7 @@
 // with code for another by the linker.
 #if (defined(__AMX_TILE__) && defined(__AMX_BF16__)) || \
     (defined(__AMXTILE__) && defined(__AMXBF16__))
+#define HEED_TARGET_AMX 1
 #if defined(__AMX_FP16__) || defined(HEED_AMX_FP16)
 #define HEED_ISA_AMX _amx_amxfp16
 #else

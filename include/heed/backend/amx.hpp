@@ -18,9 +18,7 @@
 #include "avx512.hpp"
 
 // g++ and clang spell these differently.
-#if defined(HEED_HAS_AVX512) && defined(__AVX512BF16__) && \
-    ((defined(__AMX_TILE__) && defined(__AMX_BF16__)) ||   \
-     (defined(__AMXTILE__) && defined(__AMXBF16__))) &&    \
+#if defined(HEED_HAS_AVX512) && defined(__AVX512BF16__) && defined(HEED_TARGET_AMX) && \
     defined(__linux__)
 #define HEED_HAS_AMX 1
 // A build for a CPU that executes the instruction, by a compiler that does not know it, says so.

@@ -39,7 +39,7 @@ struct avx512::lanes<float> {
   using integer = void;
 #endif
   // Where there is AMX, multiply-add was faster than these instructions.
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__) && !defined(__AMXBF16__)
+#if defined(__AVX512BF16__) && !defined(HEED_TARGET_AMX)
   using bfloat16 = detail::bfloat16_pairs;
 #else
   using bfloat16 = void;

@@ -161,7 +161,7 @@ struct integer_values : integer_codes {
       const Code* asking[2] = {Second ? row : second, Second ? third : fourth};
 #pragma GCC unroll 2
       for (const Code* from : asking) {
-        prefetch<2>(from + d / codes_per_element<Code>, far_ahead);
+        if constexpr (asks_second_level) prefetch<2>(from + d / codes_per_element<Code>, far_ahead);
         prefetch<1>(from + d / codes_per_element<Code>, ahead);
       }
       constexpr __mmask64 bytes = ~__mmask64{0};

@@ -214,8 +214,17 @@ HEED_INLINE index_t rows_ahead(const Rows&, index_t depth) {
   return rows < 4 ? 4 : rows;
 }
 
-// How many bytes ahead of its use memory is asked for: first into the second-level cache, since the
-// first-level cache can wait for so few lines at a time that it would bound the rate of reading.
+// Whether to ask the second-level cache first, and the first-level cache closer to the use. The
+// first level of some CPUs can wait for so few lines at a time that asking it alone halves the rate
+// of reading from memory. On those with AMX it does not, and asking twice costs a tenth of the rate
+// of reading from a cache.
+#if defined(HEED_TARGET_AMX)
+inline constexpr bool asks_second_level = false;
+#else
+inline constexpr bool asks_second_level = true;
+#endif
+
+// How many bytes ahead of its use memory is asked for.
 struct read_ahead {
   std::uintptr_t first_level = 0;
   std::uintptr_t second_level = 0;
@@ -223,7 +232,7 @@ struct read_ahead {
   // For the line of an element of the caller's keys or values.
   template <class Cursor>
   HEED_INLINE void ask(const Cursor& from) const {
-    prefetch<2>(from, second_level);
+    if constexpr (asks_second_level) prefetch<2>(from, second_level);
     prefetch<1>(from, first_level);
   }
 };
@@ -232,7 +241,7 @@ HEED_INLINE read_ahead read_ahead_of(const Rows& rows, index_t depth) {
   // Unsigned, since the stride of a single row may be anything.
   const auto count = static_cast<std::uintptr_t>(rows_ahead(rows, depth));
   const auto stride = static_cast<std::uintptr_t>(rows.stride_bytes());
-  return {count / 4 * stride, 4 * count * stride};
+  return {(asks_second_level ? count / 4 : count) * stride, 4 * count * stride};
 }
 
 }  // namespace backend::detail
