@@ -168,6 +168,15 @@ concept interval_mask = mask_function<M> && requires(const M& m, const position&
   { m.interval(p) } -> std::same_as<key_interval>;
 };
 
+// A mask whose queries see many runs of keys (lists of blocks) may walk through them:
+// for_each_key_run(extent, visit) calls visit(begin, end) for all keys of the extent that one of
+// its queries may see, in ascending order. Runs may touch or overlap their neighbours.
+template <class M>
+concept key_run_mask = mask_function<M> &&
+    requires(const M& m, const tile_extent& t, void (*visit)(index_t, index_t)) {
+  m.for_each_key_run(t, visit);
+};
+
 // Maps a score and its position to a score.
 template <class F>
 concept score_function = requires(const F& f, float s, const position& p) {

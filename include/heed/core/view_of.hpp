@@ -17,6 +17,7 @@
 #include "../config.hpp"
 #include "../interop/eigen.hpp"
 #include "../interop/mdspan.hpp"
+#include "gathered.hpp"
 #include "quantized.hpp"
 #include "tensor_view.hpp"
 
@@ -97,15 +98,29 @@ constexpr auto output_view_of(X&& x) {
   return tensor_view<element_type, view_rank<X>>(view);
 }
 
-// What keys and values may be: tensors, or codes with scales.
-template <class X>
-concept readable = viewable<X> || is_quantized<std::remove_cvref_t<X>>;
+// Rows of a tensor in another order, to write into.
+template <class T>
+constexpr gathered_view<T> output_view_of(const gathered_view<T>& x) {
+  static_assert(!std::is_const_v<T>, "heed: the output is const");
+  return x;
+}
 
-// A view of x to read from: a tensor_view of const elements, or the quantized_view itself.
+// What queries and outputs may be: tensors, or their rows in another order.
+template <class X>
+concept rows_of_tensor = viewable<X> || is_gathered<std::remove_cvref_t<X>>;
+
+// What keys and values may be: the same, or codes with scales.
+template <class X>
+concept readable = rows_of_tensor<X> || is_quantized<std::remove_cvref_t<X>>;
+
+// A view of x to read from: a tensor_view or gathered_view of const elements, or the quantized_view
+// itself.
 template <readable X>
 constexpr auto read_view_of(const X& x) {
   if constexpr (is_quantized<X>) {
     return x;
+  } else if constexpr (is_gathered<X>) {
+    return gathered_view<const typename X::value_type>(x);
   } else {
     const auto view = view_of(x);
     using element_type = typename decltype(view)::value_type;

@@ -6,7 +6,8 @@
 //   q   [B, Hq, Lq, D]      float, double, Eigen::half, Eigen::bfloat16, in any combination;
 //   k   [B, Hkv, Lk, D]     sums are kept in float, or in double where one operand is double;
 //   v   [B, Hkv, Lk, Dv]    k and v may also be quantized_view: integer codes with scales
-//   out [B, Hq, Lq, Dv]
+//   out [B, Hq, Lq, Dv]     any of the four may be a gathered_view: rows of a tensor by their
+//   numbers
 //
 // Operands may lack leading axes: [H, L, D] or [L, D]. Memory beside the operands is linear in Lk;
 // the matrix of scores is never stored (Rabe and Staats, "Self-attention does not need O(n²)
@@ -187,40 +188,46 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   const engine::no_sink no_sink;
   const auto& sink = pick<picks_sink>(no_sink, modifiers...);
   using Sink = std::remove_cvref_t<decltype(sink)>;
-  using Problem = engine::problem<Real, query_type, out_type, Sink, Sources...>;
 
-  const auto q = tensor_view<const query_type, Q::rank>(query_view).template lifted<4>();
+  const auto q = read_view_of(query_view).template lifted<4>();
   const auto out = out_view.template lifted<4>();
+  using Problem = engine::problem<Real, std::remove_const_t<decltype(q)>,
+                                  std::remove_const_t<decltype(out)>, Sink, Sources...>;
   const auto lse = log_sum_exp_view<Real, Q::rank>(modifiers...);
   constexpr bool wants_lse = (... || is_lse_to<Modifiers>);
-  const operand query = erase("q", q), output = erase("out", out);
+  const operand query = erase("q", q);
+  const operand query_memory = memory_of("q", q), output_memory = memory_of("out", out);
   check_operand(query);
-  check_output(query, output);
-  check_disjoint(output, query);
+  check_output(query, erase("out", out));
+  check_disjoint(output_memory, query_memory);
   if (wants_lse) {
     check_output(query, erase("lse", lse));
-    check_disjoint(erase("lse", lse), output);
-    check_disjoint(erase("lse", lse), query);
+    check_disjoint(erase("lse", lse), output_memory);
+    check_disjoint(erase("lse", lse), query_memory);
   }
   const engine::batch_layout queries = query_layout(
       q.extent(0), q.extent(2), find<ragged>(modifiers...), find<query_lengths>(modifiers...));
   std::apply(
       [&](const auto&... source) {
         const auto check = [&](const operand& k, const operand& v) {
-          check_source(query, output, k, v);
+          check_source(query, erase("out", out), k, v);
           require_equal("k", "head count", k.extents[1], "the first source",
                         std::get<0>(sources).k.extent(1));
         };
         (check(erase("k", source.k), erase("v", source.v)), ...);
         const auto check_apart = [&](const operand& in) {
-          check_disjoint(output, in);
+          check_disjoint(output_memory, in);
           if (wants_lse) check_disjoint(erase("lse", lse), in);
         };
         (for_each_array("k", source.k, check_apart), ...);
         (for_each_array("v", source.v, check_apart), ...);
+        (check_lists("k", source.k, source.keys), ...);
+        (check_lists("v", source.v, source.keys), ...);
         (check_hooks(source, sink, queries, q.extent(1)), ...);
       },
       sources);
+  check_lists("q", q, queries);
+  check_lists("out", out, queries);
   const double depth = static_cast<double>(q.extent(3));
   const scale* wanted_scale = find<scale>(modifiers...);
   const double factor = wanted_scale != nullptr ? wanted_scale->value
@@ -251,8 +258,8 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
 // (applied in the order written), sink, scale, lse_to, key_lengths, query_lengths, left_padding,
 // ragged, on, scratch, count_tiles. Raises invalid_argument before anything is written when
 // operands or modifiers do not fit.
-template <class Backend = backend::native, viewable Q, readable K, readable V, viewable Out,
-          class... Modifiers>
+template <class Backend = backend::native, rows_of_tensor Q, readable K, readable V,
+          rows_of_tensor Out, class... Modifiers>
 void attention(const Q& q, const K& k, const V& v, Out&& out, const Modifiers&... modifiers) {
   static_assert((... && (mask_function<Modifiers> || score_function<Modifiers> ||
                          detail::key_option<Modifiers> || detail::call_option<Modifiers>)),
@@ -265,12 +272,12 @@ void attention(const Q& q, const K& k, const V& v, Out&& out, const Modifiers&..
       detail::find<key_lengths>(modifiers...), detail::find<left_padding>(modifiers...));
   const auto result = output_view_of(out);
   detail::run_attention<Backend, typename decltype(result)::value_type>(
-      view_of(q), result, std::make_tuple(source), modifiers...);
+      read_view_of(q), result, std::make_tuple(source), modifiers...);
 }
 
 // Attention of q over several sets of keys and values under one softmax. Masks and scores belong to
 // the sources and see positions within their own keys; the other modifiers are as above.
-template <class Backend = backend::native, viewable Q, class... Sources, viewable Out,
+template <class Backend = backend::native, rows_of_tensor Q, class... Sources, rows_of_tensor Out,
           class... Modifiers>
 void attention(const Q& q, const sources<Sources...>& keys_and_values, Out&& out,
                const Modifiers&... modifiers) {
@@ -299,7 +306,7 @@ void attention(const Q& q, const sources<Sources...>& keys_and_values, Out&& out
       keys_and_values.all);
   const auto result = output_view_of(out);
   detail::run_attention<Backend, typename decltype(result)::value_type>(
-      view_of(q), result, engine_sources, modifiers...);
+      read_view_of(q), result, engine_sources, modifiers...);
 }
 
 HEED_NAMESPACE_END

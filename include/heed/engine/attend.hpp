@@ -81,13 +81,17 @@ class attend {
   index_t items_of(index_t sequence) const { return tiles_of(sequence) * splits_of(sequence); }
   index_t state_size() const { return 2 + Tiles::padded(problem_.value_depth()); }
 
-  // Output of query rows from `first` on of one batch entry: they attend to nothing.
+  // Output of query rows from `first` on of one batch entry: they attend to nothing. Behind the end
+  // of a list there is no row to write.
   void clear_rows(index_t batch, index_t first) const {
-    using out_type = typename std::remove_cvref_t<decltype(problem_.out)>::value_type;
+    using out_view = std::remove_cvref_t<decltype(problem_.out)>;
+    using out_type = typename out_view::value_type;
     for (index_t head = 0; head < problem_.out.extent(1); ++head) {
       for (index_t q = first; q < problem_.out.extent(2); ++q) {
-        out_type* row = problem_.out.row(batch, head, q);
-        for (index_t d = 0; d < problem_.value_depth(); ++d) row[d] = narrow<out_type>(Real(0));
+        if constexpr (is_tensor_view<out_view>) {
+          out_type* row = problem_.out.row(batch, head, q);
+          for (index_t d = 0; d < problem_.value_depth(); ++d) row[d] = narrow<out_type>(Real(0));
+        }
         if (problem_.lse.data() != nullptr) problem_.lse(batch, head, q) = minus_infinity<Real>();
       }
     }

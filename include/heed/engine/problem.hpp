@@ -48,8 +48,8 @@ struct batch_layout {
 // No mask: everything is visible.
 struct everything {};
 
-// One set of keys and values with its own mask and scores; K and V are tensor_view<const T, 4> or
-// quantized_view<Code, 4>.
+// One set of keys and values with its own mask and scores; K and V are tensor_view<const T, 4>,
+// gathered_view<const T> or quantized_view<Code, 4>.
 template <class K, class V, class Mask, class Scores>
 struct source_of {
   using key_type = typename K::value_type;
@@ -72,10 +72,11 @@ struct tile_counts {
   index_t visited() const { return all + some; }
 };
 
-template <class Real, class Query, class Out, class Sink, class... Sources>
+// Queries and Out are tensor_view<…, 4> or gathered_view.
+template <class Real, class Queries, class Out, class Sink, class... Sources>
 struct problem {
-  tensor_view<const Query, 4> q;
-  tensor_view<Out, 4> out;
+  Queries q;
+  Out out;
   tensor_view<Real, 3> lse;  // data() is null where it is not wanted
   batch_layout queries;
   std::tuple<Sources...> sources;

@@ -42,6 +42,7 @@ struct item_scratch {
   Real* shrink;                     // [rows]
   Real* scores;                     // the session's
   std::uint64_t* bits;              // [block_keys / 64][rows]
+  index_t* wanted;                  // [block_keys / 64]: the steps of a block that some row may see
   index_t* steps;          // [block_keys / 64]: the steps that the columns of `scores` stand for
   unsigned char* partial;  // [block_keys / 64]: the step's bits were needed
   unsigned char* first;    // [block_keys / 64]: first key of the step that some row sees
@@ -58,6 +59,7 @@ struct item_scratch {
     shrink = memory.take<Real>(rows);
     scores = memory.take<Real>(Tiles::session::score_size(block_keys));
     bits = memory.take<std::uint64_t>(block_keys / Tiles::step_keys * rows);
+    wanted = memory.take<index_t>(block_keys / Tiles::step_keys);
     steps = memory.take<index_t>(block_keys / Tiles::step_keys);
     partial = memory.take<unsigned char>(block_keys / Tiles::step_keys);
     first = memory.take<unsigned char>(block_keys / Tiles::step_keys);
@@ -166,18 +168,19 @@ class tile_loop {
   void visit(const Source& source, const packed_source<Packed>& packed, index_t key_begin,
              index_t key_end) {
     const rows_of_sequence keys = source.keys.at(sequence_);
-    if (key_begin >= key_end) return;
-    for (const key_ranges::range& range : ranges(source, keys.count, key_begin, key_end)) {
-      const index_t first_step = range.begin / step_keys;
-      const index_t last_step = (range.end + step_keys - 1) / step_keys;
-      const index_t block_steps = block_keys_ / step_keys;
-      for (index_t step = first_step; step < last_step; step += block_steps) {
-        const index_t end = step + block_steps < last_step ? step + block_steps : last_step;
-        for (index_t strip = 0; strip < strips(); ++strip) {
-          visit_block(source, packed, keys, strip, step, end);
-        }
+    const auto most = static_cast<int>(block_keys_ / step_keys);
+    int wanted = 0;
+    const auto visit_wanted = [&] {
+      for (index_t strip = 0; strip < strips(); ++strip) {
+        visit_block(source, packed, keys, strip, wanted);
       }
-    }
+      wanted = 0;
+    };
+    for_each_step(source, keys.count, key_begin, key_end, [&](index_t step) {
+      scratch_.wanted[wanted++] = step;
+      if (wanted == most) visit_wanted();
+    });
+    if (wanted > 0) visit_wanted();
   }
 
   // Outputs and log-sum-exps of all rows.
@@ -220,22 +223,33 @@ class tile_loop {
             begin,     end,          rows_.queries.count, keys};
   }
 
-  template <class Source>
-  key_ranges ranges(const Source& source, index_t keys, index_t begin, index_t end) const {
+  // Calls visit(step) for the steps of keys [begin, end) that some row of the tile may see, in
+  // ascending order; begin is the first key of a step.
+  template <class Source, class Visit>
+  void for_each_step(const Source& source, index_t keys, index_t begin, index_t end,
+                     Visit visit) const {
+    index_t next = begin / step_keys;
+    const auto visit_range = [&](index_t first, index_t last) {
+      if (first / step_keys > next) next = first / step_keys;
+      if (last > end) last = end;
+      for (; next * step_keys < last; ++next) visit(next);
+    };
     if constexpr (!Source::masked) {
-      return key_ranges(begin, end);
+      visit_range(begin, end);
     } else {
+      if constexpr (key_run_mask<decltype(source.mask)>) {
+        // Rows of one query head: its list of runs, however long. Else the ranges of all heads.
+        if (at(0).head == at(row_count_ - 1).head) {
+          const row_segment all{0, static_cast<int>(row_count_), at(0).head, at(0).query};
+          source.mask.for_each_key_run(extent(all, keys, begin, end), visit_range);
+          return;
+        }
+      }
       key_ranges joined;
       for_each_segment(0, row_count_, [&](const row_segment& segment) {
         joined = joined | visible_keys(source.mask, extent(segment, keys, begin, end));
       });
-      // Blocks start at whole steps: two ranges that share a step would visit it twice.
-      key_ranges whole;
-      for (const key_ranges::range& range : joined) {
-        const index_t last = (range.end + step_keys - 1) / step_keys * step_keys;
-        whole.add(range.begin / step_keys * step_keys, last < end ? last : end);
-      }
-      return whole;
+      for (const key_ranges::range& range : joined) visit_range(range.begin, range.end);
     }
   }
 
@@ -265,11 +279,10 @@ class tile_loop {
     }
   }
 
-  // One strip against steps [first_step, last_step).
+  // One strip against the first `wanted` of the wanted steps.
   template <class Source>
   void visit_block(const Source& source, const packed_source<Packed>& packed,
-                   const rows_of_sequence& keys, index_t strip, index_t first_step,
-                   index_t last_step) {
+                   const rows_of_sequence& keys, index_t strip, int wanted) {
     constexpr Real log2_e = softmax_state<Real>::log2_e;
     const int rows = rows_in(strip);
     const index_t depth = problem_.depth();
@@ -279,7 +292,8 @@ class tile_loop {
                            : problem_.scale > 0 ? problem_.scale
                                                 : Real(1);
     int visited = 0;
-    for (index_t step = first_step; step < last_step; ++step) {
+    for (int next = 0; next < wanted; ++next) {
+      const index_t step = scratch_.wanted[next];
       const index_t begin = step * step_keys;
       const index_t end = begin + step_keys < keys.count ? begin + step_keys : keys.count;
       const int count = static_cast<int>(end - begin);

@@ -50,9 +50,31 @@ struct all_of {
     rest.k_end = (seen.end() - 1)->end;
     return seen & heed::visible_keys(right, rest);
   }
+  // The runs of the operand that has them, the left one first, within the other one's ranges.
+  template <class Visit>
+  requires(key_run_mask<Left> || key_run_mask<Right>) void for_each_key_run(const tile_extent& t,
+                                                                            Visit visit) const {
+    if constexpr (key_run_mask<Left>) {
+      visit_runs(left, heed::visible_keys(right, t), t, visit);
+    } else {
+      visit_runs(right, heed::visible_keys(left, t), t, visit);
+    }
+  }
   void check(const call_shape& shape) const {
     check_modifier(left, shape);
     check_modifier(right, shape);
+  }
+
+ private:
+  template <class Runs, class Visit>
+  static void visit_runs(const Runs& runs, const key_ranges& within, const tile_extent& t,
+                         Visit visit) {
+    runs.for_each_key_run(t, [&](index_t begin, index_t end) {
+      for (const key_ranges::range& range : within) {
+        const index_t first = max(begin, range.begin), last = min(end, range.end);
+        if (first < last) visit(first, last);
+      }
+    });
   }
 };
 

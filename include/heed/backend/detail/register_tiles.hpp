@@ -222,7 +222,8 @@ struct register_tiles : register_packing<Lanes> {
   template <class Rows>
   static constexpr bool has_integer_products = is_quantized_rows<Rows> && !std::is_void_v<integer>;
   template <class Rows>
-  static constexpr bool is_bfloat16_rows = std::is_same_v<Rows, strided_rows<Eigen::bfloat16>>;
+  static constexpr bool is_bfloat16_rows =
+      std::is_same_v<typename Rows::cursor, const Eigen::bfloat16*>;
   static constexpr real widest_fused = 65536;
   static constexpr real smallest_fused = sizeof(real) == 4 ? real(1e-30) : real(1e-290);
 

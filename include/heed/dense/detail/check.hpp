@@ -7,6 +7,7 @@
 #include <span>
 
 #include "../../core/error.hpp"
+#include "../../core/gathered.hpp"
 #include "../options.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -44,10 +45,42 @@ operand erase(const char* name, const quantized_view<Code, 4>& x) {
   return result;
 }
 
+template <class T>
+operand erase(const char* name, const gathered_view<T>& x) {
+  operand result = erase(name, x.base());
+  for (int axis = 0; axis < 4; ++axis) result.extents[axis] = x.extent(axis);
+  // Between neighbours of an axis anything may lie: check() of the view looks at the rows.
+  for (index_t& stride : result.strides) stride = result.row_bytes;
+  return result;
+}
+
+// An operand as the memory that it lies in.
+template <class T>
+operand memory_of(const char* name, const tensor_view<T, 4>& x) {
+  return erase(name, x);
+}
+template <class T>
+operand memory_of(const char* name, const gathered_view<T>& x) {
+  return erase(name, x.base());
+}
+
+// The row numbers of an operand, where it has lists of them.
+template <class X>
+void check_lists(const char* name, const X& x, const engine::batch_layout& rows) {
+  if constexpr (is_gathered<X>) {
+    x.check(name, rows.padding == nullptr ? rows.lengths : nullptr,
+            !std::is_const_v<typename X::element_type>);
+  }
+}
+
 // Calls use(operand) for every array that an operand consists of.
 template <class T, class Use>
 void for_each_array(const char* name, const tensor_view<T, 4>& x, const Use& use) {
   use(erase(name, x));
+}
+template <class T, class Use>
+void for_each_array(const char* name, const gathered_view<T>& x, const Use& use) {
+  use(memory_of(name, x));
 }
 template <class Code, class Use>
 void for_each_array(const char* name, const quantized_view<Code, 4>& x, const Use& use) {
