@@ -1,7 +1,5 @@
 // Continues text with a small byte-level Llama model whose attention is heed's, and measures it:
 // bits per byte of a text, agreement with stored double-precision results, speed.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
@@ -24,6 +22,7 @@
 
 #include "evaluate.hpp"
 #include "llama.hpp"
+#include "progress.hpp"
 #include "safetensors.hpp"
 
 namespace {
@@ -32,6 +31,7 @@ using example::bytes;
 using example::index;
 using example::logits;
 using example::matrix;
+using example::progress;
 using example::stopwatch;
 using example::token_span;
 
@@ -49,34 +49,6 @@ struct options {
   double expect = 0, tolerance = 0;
   bool has_expectation = false;
   bool check_golden = false, check_decode = false, demo = false;
-};
-
-// Reports on stderr how far a long step is: continuously on a terminal, else every ten seconds.
-class progress {
- public:
-  explicit progress(std::string label) : label_(std::move(label)) {}
-  ~progress() {
-    if (shown_ && on_terminal_) std::fprintf(stderr, "\r%*s\r", width, "");
-  }
-  progress(const progress&) = delete;
-  progress& operator=(const progress&) = delete;
-
-  void operator()(double done) {
-    const double now = watch_.seconds();
-    if (now - last_ < (on_terminal_ ? 0.2 : 10.0)) return;
-    last_ = now;
-    shown_ = true;
-    std::fprintf(stderr, "%s%s: %3.0f %%, %.0f s%s", on_terminal_ ? "\r" : "", label_.c_str(),
-                 100 * done, now, on_terminal_ ? " " : "\n");
-    std::fflush(stderr);
-  }
-
- private:
-  static constexpr int width = 78;
-  std::string label_;
-  stopwatch watch_;
-  double last_ = 0;
-  bool shown_ = false, on_terminal_ = isatty(STDERR_FILENO) != 0;
 };
 
 // ---- generating ---------------------------------------------------------------------------------
