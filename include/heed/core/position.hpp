@@ -38,6 +38,23 @@ struct pack_position : basic_position<pack<integer_of<Real>, N>> {
   int valid = N;
 };
 
+// Position of lane 0's key and the lanes behind it; keys from `end` on repeat the last one.
+template <class Real, int N>
+HEED_INLINE pack_position<Real, N> pack_at(const position& first, index_t end) {
+  using integers = pack<integer_of<Real>, N>;
+  pack_position<Real, N> p;
+  p.batch = first.batch;
+  p.head = first.head;
+  p.q = first.q;
+  p.queries = first.queries;
+  p.keys = first.keys;
+  p.first_key = first.k;
+  const index_t left = end - first.k;
+  p.valid = left < N ? static_cast<int>(left) : N;
+  p.k = min(lane_indices<integers>() + first.k, integers(end - 1));
+  return p;
+}
+
 // Queries [q_begin, q_end) of one head against keys [k_begin, k_end).
 struct tile_extent {
   index_t batch = 0;
@@ -57,6 +74,7 @@ struct call_shape {
   index_t heads = 0;    // query heads
   index_t queries = 0;  // the longest sequence's
   index_t keys = 0;
+  index_t value_depth = 0;  // of out; only for hooks on rows of weights (weight_row.hpp)
 };
 
 // How much of a tile a mask lets through. `some` is always a right answer: the tile is then decided

@@ -20,6 +20,7 @@
 #include "../engine/attend.hpp"
 #include "../mask/algebra.hpp"
 #include "detail/check.hpp"
+#include "detail/row_hooks.hpp"
 #include "options.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -185,6 +186,7 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   using out_type = typename Out::value_type;
   using Real = accumulator<query_type, out_type, typename Sources::key_type...,
                            typename Sources::value_type...>;
+  check_combination<Modifiers...>();
   const engine::no_sink no_sink;
   const auto& sink = pick<picks_sink>(no_sink, modifiers...);
   using Sink = std::remove_cvref_t<decltype(sink)>;
@@ -228,6 +230,19 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
       sources);
   check_lists("q", q, queries);
   check_lists("out", out, queries);
+  const call_shape whole{q.extent(0), q.extent(1), q.extent(2), all_keys(sources), out.extent(3)};
+  (check_row_hook(modifiers, whole,
+                  [&](const auto& use) {
+                    use(output_memory), use(query_memory);
+                    if (wants_lse) use(erase("lse", lse));
+                    std::apply(
+                        [&](const auto&... source) {
+                          (for_each_array("k", source.k, use), ...);
+                          (for_each_array("v", source.v, use), ...);
+                        },
+                        sources);
+                  }),
+   ...);
   const double depth = static_cast<double>(q.extent(3));
   const scale* wanted_scale = find<scale>(modifiers...);
   const double factor = wanted_scale != nullptr ? wanted_scale->value
@@ -244,27 +259,38 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   const auto& runner = pick<picks_executor>(default_runner, modifiers...);
   const scratch* memory = find<scratch>(modifiers...);
   thread_workspace memory_of_thread;
-  using Tiles =
-      typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
-                                       typename Sources::value_type...>;
-  engine::attend<Tiles, Problem>(problem,
-                                 memory != nullptr ? memory->memory : memory_of_thread.get())
-      .run(runner.runner);
+  workspace& space = memory != nullptr ? memory->memory : memory_of_thread.get();
+  if constexpr ((... || row_hook<Modifiers>)) {
+    // Rows of weights are kept in the type of the sums: the tiles are those of operands of that
+    // type.
+    using Tiles = typename Backend::template tiles<Real, Real>;
+    const auto hooked = with_row_hooks(problem, modifiers...);
+    engine::attend<Tiles, std::remove_const_t<decltype(hooked)>>(hooked, space).run(runner.runner);
+  } else {
+    using Tiles =
+        typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
+                                         typename Sources::value_type...>;
+    engine::attend<Tiles, Problem>(problem, space).run(runner.runner);
+  }
 }
 
 }  // namespace detail
 
 // Attention of q over one set of keys and values. Modifiers, in any order: masks (and-ed), scores
 // (applied in the order written), sink, scale, lse_to, key_lengths, query_lengths, left_padding,
-// ragged, on, scratch, count_tiles. Raises invalid_argument before anything is written when
-// operands or modifiers do not fit.
+// ragged, on, scratch, count_tiles; and what works on whole rows of weights: a normaliser in place
+// of the softmax (normalizer/), transforms of the weights in the order written, observers
+// (observer/). Raises invalid_argument before anything is written when operands or modifiers do not
+// fit.
 template <class Backend = backend::native, rows_of_tensor Q, readable K, readable V,
           rows_of_tensor Out, class... Modifiers>
 void attention(const Q& q, const K& k, const V& v, Out&& out, const Modifiers&... modifiers) {
   static_assert((... && (mask_function<Modifiers> || score_function<Modifiers> ||
-                         detail::key_option<Modifiers> || detail::call_option<Modifiers>)),
+                         detail::key_option<Modifiers> || detail::call_option<Modifiers> ||
+                         row_hook<Modifiers>)),
                 "heed::attention: a modifier is neither a mask (bool of a position), a score (of a "
-                "score and a position), nor an option such as heed::scale");
+                "score and a position), nor an option such as heed::scale, nor a hook on rows of "
+                "weights such as heed::sigmoid_weights");
   auto source = detail::engine_source(read_view_of(k), read_view_of(v), modifiers...);
   detail::check_keys_and_values(detail::erase("k", source.k), detail::erase("v", source.v));
   source.keys = detail::key_layout(
@@ -281,7 +307,7 @@ template <class Backend = backend::native, rows_of_tensor Q, class... Sources, r
           class... Modifiers>
 void attention(const Q& q, const sources<Sources...>& keys_and_values, Out&& out,
                const Modifiers&... modifiers) {
-  static_assert((... && detail::call_option<Modifiers>),
+  static_assert((... && (detail::call_option<Modifiers> || row_hook<Modifiers>)),
                 "heed::attention over sources: masks, scores, key_lengths and left_padding belong "
                 "into a source; the call takes options such as heed::scale and heed::sink");
   static_assert((... && !std::is_same_v<Modifiers, ragged>),

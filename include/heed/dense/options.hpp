@@ -5,6 +5,7 @@
 
 #include "../core/executor.hpp"
 #include "../core/view_of.hpp"
+#include "../core/weight_row.hpp"
 #include "../core/workspace.hpp"
 #include "../engine/problem.hpp"
 
@@ -118,6 +119,8 @@ template <class M>
 struct picks_lse : std::bool_constant<is_lse_to<M>> {};
 template <class M>
 struct picks_executor : std::bool_constant<is_on<M>> {};
+template <class M>
+struct picks_normalizer : std::bool_constant<normalizer_function<M>> {};
 template <class M>
 struct picks_sink : std::bool_constant<sink_function<M>> {};
 // The modifier of one type, or null where the call has none.

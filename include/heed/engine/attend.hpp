@@ -4,7 +4,7 @@
 
 #include "../core/workspace.hpp"
 #include "plan.hpp"
-#include "tile_loop.hpp"
+#include "row_loop.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace engine {
@@ -16,11 +16,14 @@ class attend {
   using Packed = typename Tiles::packed;
   static constexpr index_t step_keys = Tiles::step_keys;
   static constexpr index_t strip_rows = Tiles::strip_rows;
+  // Rows of weights are kept whole, for normalisers, transforms and observers.
+  static constexpr bool hooked = is_hooked<Problem>;
 
   attend(const Problem& problem, workspace& memory) : problem_(problem), memory_(memory) {}
 
   template <class Executor>
   void run(Executor& executor) {
+    if constexpr (hooked) clear_observed();
     if (problem_.q.extent(0) * problem_.q.extent(1) * problem_.q.extent(2) == 0) return;
     plan(executor.workers());
     if (problem_.queries.lengths != nullptr) {
@@ -48,6 +51,7 @@ class attend {
     index_t first_item = 0;   // items of earlier pairs
     index_t first_step = 0;   // packed steps of earlier pairs of the wave
     index_t first_state = 0;  // partial states (rows × splits) of earlier pairs of the wave
+    index_t first_sum = 0;    // column sums of the items of earlier pairs of the wave
   };
 
   index_t rows_of(index_t sequence) const {
@@ -74,8 +78,12 @@ class attend {
   index_t packed_bytes(index_t sequence) const {
     return in_place(sequence) ? 0 : all_steps(sequence) * step_bytes();
   }
-  index_t tiles_of(index_t sequence) const { return ceil_div(rows_of(sequence), tile_rows_); }
+  // Tiles of rows, or runs of them where rows are kept whole.
+  index_t tiles_of(index_t sequence) const {
+    return ceil_div(rows_of(sequence), tile_rows_ * item_tiles_);
+  }
   index_t splits_of(index_t sequence) const {
+    if constexpr (hooked) return 1;
     return key_splits(sizes_, item_keys_, all_steps(sequence) * step_keys);
   }
   index_t items_of(index_t sequence) const { return tiles_of(sequence) * splits_of(sequence); }
@@ -110,11 +118,28 @@ class attend {
       largest = rows_of(s) > largest ? rows_of(s) : largest;
     }
     item_keys_ = item_keys(sizes_, all_keys);
+    if constexpr (hooked) plan_rows(largest);
     if (largest < tile_rows_) tile_rows_ = ceil_div(largest, strip_rows) * strip_rows;
     block_keys_ =
         block_keys(sizes_, problem_.depth(), problem_.value_depth(),
                    static_cast<index_t>(sizeof(Packed)), step_keys, Tiles::most_block_keys);
     budget_ = sizes_.packed_bytes * workers;
+  }
+
+  // Tiles whose rows of scores stay in the cache, and as many of them per item as leave a number of
+  // items that does not grow with the rows: each has its own sums over queries.
+  void plan_rows(index_t largest) {
+    for (index_t s = 0; s < problem_.queries.sequences; ++s) {
+      const index_t keys = all_steps(s) * step_keys;
+      row_keys_ = keys > row_keys_ ? keys : row_keys_;
+    }
+    row_keys_ = row_keys_ > 0 ? row_keys_ : step_keys;
+    const index_t wanted = tile_rows_;
+    tile_rows_ =
+        row_tile(sizes_, wanted, row_keys_ * static_cast<index_t>(sizeof(Real)), strip_rows);
+    index_t item_rows = ceil_div(largest, sizes_.row_items);
+    item_rows = item_rows > wanted ? item_rows : wanted;
+    item_tiles_ = ceil_div(item_rows, tile_rows_);
   }
 
   // Item → pair by bisection, then tile and split within the pair.
@@ -129,15 +154,16 @@ class attend {
   template <class Executor>
   void run_wave(Executor& executor, index_t first, index_t last) {
     wave_ = first;
-    index_t items = 0, steps = 0, states = 0;
+    index_t items = 0, steps = 0, states = 0, sums = 0;
     const auto lay_out = [&](heed::detail::bump& memory) {
       pairs_ = memory.take<pair_plan>(last - first);
       step_pair_ = nullptr;
-      items = steps = states = 0;
+      items = steps = states = sums = 0;
       for (index_t pair = first; pair < last; ++pair) {
         const index_t sequence = pair / problem_.key_heads();
-        if (pairs_ != nullptr) pairs_[pair - first] = {items, steps, states};
+        if (pairs_ != nullptr) pairs_[pair - first] = {items, steps, states, sums};
         items += items_of(sequence);
+        sums += items_of(sequence) * sums_size(sequence);
         if (!in_place(sequence)) steps += all_steps(sequence);
         const index_t splits = splits_of(sequence);
         if (splits > 1) states += rows_of(sequence) * splits;
@@ -147,10 +173,12 @@ class attend {
       packed_values_ = memory.take<Packed>(steps * Tiles::value_step_size(problem_.value_depth()));
       finite_ = memory.take<unsigned char>(steps);
       states_ = memory.take<Real>(states * state_size());
+      sums_ = memory.take<Real>(sums);
       scratch_ = memory.take<item_scratch<Tiles>>(workers_);
       for (int worker = 0; worker < workers_; ++worker) {
         item_scratch<Tiles> scratch;
-        scratch.take(memory, tile_rows_, problem_.depth(), problem_.value_depth(), block_keys_);
+        scratch.take(memory, tile_rows_, problem_.depth(), problem_.value_depth(), block_keys_,
+                     row_keys_);
         if (scratch_ != nullptr) scratch_[worker] = scratch;
       }
     };
@@ -177,6 +205,9 @@ class attend {
     executor.run(items, [this, first, last](index_t item, int worker) {
       run_item(item, pair_of(item, first, last), scratch_[worker]);
     });
+    if (sums > 0) {
+      executor.run(last - first, [this, first](index_t pair, int) { add_up_pair(first + pair); });
+    }
     if (states > 0) {
       executor.run(last - first, [this, first](index_t pair, int) { merge_pair(first + pair); });
     }
@@ -214,35 +245,31 @@ class attend {
     // Last rows first: under a causal mask they are the longest.
     const index_t tile = tiles_of(sequence) - 1 - within / splits;
     const index_t split = within % splits;
-    const index_t row_begin = tile * tile_rows_;
+    const index_t rows = tile_rows_ * item_tiles_;
+    const index_t row_begin = tile * rows;
     const index_t left = rows_of(sequence) - row_begin;
-    const index_t row_count = left < tile_rows_ ? left : tile_rows_;
+    const index_t row_count = left < rows ? left : rows;
     const bool packed = !in_place(sequence);
+    if (packed && items_pack_) {
+      for (index_t s = 0; s < all_steps(sequence); ++s) pack_step(plan.first_step + s);
+    }
+    if constexpr (hooked) {
+      run_rows(sequence, head, plan, tile, row_begin, row_count, packed, scratch);
+      return;
+    }
     typename Tiles::session session(packed, row_count, scratch.scores, block_keys_);
     tile_loop<Tiles, Problem> loop(problem_, scratch, session, packed, sequence, head, row_begin,
                                    row_count, block_keys_);
     loop.start(split == 0);
-    index_t first_step = plan.first_step;
-    if (packed && items_pack_) {
-      for (index_t s = 0; s < all_steps(sequence); ++s) pack_step(first_step + s);
-    }
-    const auto visit = [&](const auto& source) {
+    for_each_source(plan, sequence, packed, [&](const auto& source, const auto& where, int) {
       const index_t steps = steps_of(source, sequence);
       const index_t keys = source.keys.at(sequence).count;
       // Each item takes an equal share of every source, in whole steps.
       const index_t begin = steps * split / splits * step_keys;
       index_t end = steps * (split + 1) / splits * step_keys;
       if (end > keys) end = keys;
-      packed_source<Packed> where;
-      if (packed) {
-        where.keys = packed_keys_ + first_step * Tiles::key_step_size(problem_.depth());
-        where.values = packed_values_ + first_step * Tiles::value_step_size(problem_.value_depth());
-        where.finite = finite_ + first_step;
-        first_step += steps;
-      }
       loop.visit(source, where, begin, end);
-    };
-    std::apply([&](const auto&... source) { (visit(source), ...); }, problem_.sources);
+    });
     if (splits == 1) {
       loop.finish();
     } else {
@@ -254,10 +281,108 @@ class attend {
         for (index_t d = 0; d < state.depth; ++d) to[2 + d] = state.weighted[d];
       }
     }
-    if (problem_.counts != nullptr) {
-      __atomic_fetch_add(&problem_.counts->all, loop.counts().all, __ATOMIC_RELAXED);
-      __atomic_fetch_add(&problem_.counts->some, loop.counts().some, __ATOMIC_RELAXED);
-      __atomic_fetch_add(&problem_.counts->none, loop.counts().none, __ATOMIC_RELAXED);
+    count(loop.counts());
+  }
+
+  // Calls use(source, its packed steps, its number) for all sources.
+  template <class Use>
+  void for_each_source(const pair_plan& plan, index_t sequence, bool packed, Use use) const {
+    index_t step = plan.first_step;
+    int number = 0;
+    const auto visit = [&](const auto& source) {
+      packed_source<Packed> where;
+      if (packed) {
+        where.keys = packed_keys_ + step * Tiles::key_step_size(problem_.depth());
+        where.values = packed_values_ + step * Tiles::value_step_size(problem_.value_depth());
+        where.finite = finite_ + step;
+        step += steps_of(source, sequence);
+      }
+      use(source, where, number++);
+    };
+    std::apply([&](const auto&... source) { (visit(source), ...); }, problem_.sources);
+  }
+
+  void count(const tile_counts& counts) const {
+    if (problem_.counts == nullptr) return;
+    __atomic_fetch_add(&problem_.counts->all, counts.all, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&problem_.counts->some, counts.some, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&problem_.counts->none, counts.none, __ATOMIC_RELAXED);
+  }
+
+  // An item's tiles of rows one after the other, each against all keys.
+  void run_rows(index_t sequence, index_t head, const pair_plan& plan, index_t item,
+                index_t row_begin, index_t row_count, bool packed, item_scratch<Tiles>& scratch) {
+    Real* sums = sums_ + plan.first_sum + item * sums_size(sequence);
+    for (index_t i = 0; i < sums_size(sequence); ++i) sums[i] = 0;
+    for (index_t row = 0; row < row_count; row += tile_rows_) {
+      const index_t here = row_count - row < tile_rows_ ? row_count - row : tile_rows_;
+      typename Tiles::session session(packed, here, scratch.scores, row_keys_);
+      row_loop<Tiles, Problem> loop(problem_, scratch, session, packed, sequence, head,
+                                    row_begin + row, here, block_keys_, row_keys_);
+      loop.start(true);
+      index_t column = 0, local = 0;
+      for_each_source(plan, sequence, packed,
+                      [&](const auto& source, const auto& where, int number) {
+                        loop.score(source, where, number, column, local);
+                        column += source.k.extent(2);
+                        local += source.keys.at(sequence).count;
+                      });
+      loop.weigh(sums, local);
+      for_each_source(plan, sequence, packed,
+                      [&](const auto& source, const auto& where, int number) {
+                        loop.add(source, where, number);
+                      });
+      loop.finish();
+      count(loop.counts());
+    }
+  }
+
+  // Numbers that an item keeps for observers of sums over queries.
+  index_t sums_size(index_t sequence) const {
+    if constexpr (!hooked) {
+      return 0;
+    } else {
+      return column_observers<std::remove_cvref_t<decltype(problem_.hooks)>> * problem_.group() *
+             keys_of(sequence);
+    }
+  }
+  index_t keys_of(index_t sequence) const {
+    return std::apply([&](const auto&... source) { return (source.keys.at(sequence).count + ...); },
+                      problem_.sources);
+  }
+
+  // Sums over the queries of a pair's items, added in their order, to the observers.
+  void add_up_pair(index_t pair) const {
+    if constexpr (hooked) {
+      const index_t sequence = pair / problem_.key_heads(), head = pair % problem_.key_heads();
+      const index_t size = sums_size(sequence), items = items_of(sequence);
+      Real* sums = sums_ + pairs_[pair - wave_].first_sum;
+      for (index_t item = 1; item < items; ++item) {
+        for (index_t i = 0; i < size; ++i) sums[i] += sums[item * size + i];
+      }
+      if (items == 0) return;
+      for_each_hook(problem_.hooks, [&](const auto& hook) {
+        if constexpr (column_observer<std::remove_cvref_t<decltype(hook)>>) {
+          for (index_t h = head * problem_.group(); h < (head + 1) * problem_.group(); ++h) {
+            index_t column = 0;
+            for_each_source({}, sequence, false, [&](const auto& source, const auto&, int) {
+              const rows_of_sequence keys = source.keys.at(sequence);
+              hook.store_columns(keys.batch, h, column + keys.begin, sums, keys.count);
+              column += source.k.extent(2);
+              sums += keys.count;
+            });
+          }
+        }
+      });
+    }
+  }
+
+  // What observers write holds nothing before the rows come: not all rows and keys exist.
+  void clear_observed() const {
+    if constexpr (hooked) {
+      for_each_hook(problem_.hooks, [&](const auto& hook) {
+        if constexpr (requires { hook.clear(); }) hook.clear();
+      });
     }
   }
 
@@ -290,13 +415,15 @@ class attend {
   const blocking sizes_ = blocking::current();
   int workers_ = 1;
   bool items_pack_ = false;
-  index_t tile_rows_ = 0, item_keys_ = 0, block_keys_ = 0, budget_ = 0, wave_ = 0;
+  index_t tile_rows_ = 0, item_tiles_ = 1, row_keys_ = 0, item_keys_ = 0, block_keys_ = 0,
+          budget_ = 0, wave_ = 0;
   pair_plan* pairs_ = nullptr;
   index_t* step_pair_ = nullptr;
   Packed* packed_keys_ = nullptr;
   Packed* packed_values_ = nullptr;
   unsigned char* finite_ = nullptr;
   Real* states_ = nullptr;
+  Real* sums_ = nullptr;
   item_scratch<Tiles>* scratch_ = nullptr;
 };
 

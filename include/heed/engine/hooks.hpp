@@ -10,23 +10,6 @@
 HEED_NAMESPACE_BEGIN
 namespace engine {
 
-// Position of lane 0's key and the lanes behind it; keys from `end` on repeat the last one.
-template <class Real, int N>
-HEED_INLINE pack_position<Real, N> pack_at(const position& first, index_t end) {
-  using integers = pack<integer_of<Real>, N>;
-  pack_position<Real, N> p;
-  p.batch = first.batch;
-  p.head = first.head;
-  p.q = first.q;
-  p.queries = first.queries;
-  p.keys = first.keys;
-  p.first_key = first.k;
-  const index_t left = end - first.k;
-  p.valid = left < N ? static_cast<int>(left) : N;
-  p.k = min(lane_indices<integers>() + first.k, integers(end - 1));
-  return p;
-}
-
 // Bit c of the result: the mask lets key first.k + c through, for c < count ≤ 64.
 template <class Real, int N, class Mask>
 HEED_INLINE std::uint64_t visible_bits(const Mask& mask, position first, int count) {
@@ -82,7 +65,7 @@ HEED_INLINE void apply_scores(const Scores& scores, Real* s, Real scale, positio
         if constexpr (N > 1) {
           const index_t end = first.k + count;
           for (int c = 0; c < count; c += N, first.k += N) {
-            const pack_position<Real, N> p = pack_at<Real, N>(first, end);
+            [[maybe_unused]] const pack_position<Real, N> p = pack_at<Real, N>(first, end);
             pack<Real, N> value = load_pack<pack<Real, N>>(s + c) * scale;
             ((value = apply_score(score, value, p)), ...);
             store_pack(s + c, value);

@@ -25,6 +25,9 @@ struct blocking {
   index_t rows_in_place = 16;
   // A split of the keys between items is not smaller than this.
   index_t split_keys = 512;
+  // Where rows of weights are kept whole: items per KV head at most, since each has sums over
+  // queries of its own.
+  index_t row_items = 16;
 
   static blocking& current() {
     static blocking sizes;
@@ -61,6 +64,16 @@ inline index_t tile_rows(const blocking& sizes, index_t all_rows, index_t strip_
   if (rows < least) rows = least;
   if (rows > sizes.tile_rows) rows = sizes.tile_rows;
   return ceil_div(rows, strip_rows) * strip_rows;
+}
+
+// Query rows whose whole rows of scores are kept at a time: at most `wanted`, fewer where they
+// would take more than a quarter of the cache, but enough to use a block of keys several times.
+inline index_t row_tile(const blocking& sizes, index_t wanted, index_t row_bytes,
+                        index_t strip_rows) {
+  index_t rows = sizes.cache_bytes / 4 / row_bytes / strip_rows * strip_rows;
+  const index_t least = 4 * strip_rows;
+  if (rows < least) rows = least;
+  return rows < wanted ? rows : wanted;
 }
 
 // Keys of one item: an equal share of all the call's keys, counted once per tile of rows, so that

@@ -13,59 +13,11 @@
 
 #include "../core/executor.hpp"
 #include "../core/softmax_state.hpp"
-#include "../core/workspace.hpp"
 #include "hooks.hpp"
+#include "item_scratch.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace engine {
-
-// Steps of one source of one KV head in the packed form; null where keys are read in place.
-template <class Packed>
-struct packed_source {
-  const Packed* keys = nullptr;           // [steps] of key_step_size
-  const Packed* values = nullptr;         // [steps] of value_step_size
-  const unsigned char* finite = nullptr;  // [steps]: all values of the step are finite
-};
-
-// Scratch of one worker for one item, handed out of the workspace.
-template <class Tiles>
-struct item_scratch {
-  using Real = typename Tiles::real;
-  // Of a strip: packed, or the one strip that reads its keys in place.
-  static constexpr index_t rows =
-      Tiles::strip_rows > Tiles::most_rows_in_place ? Tiles::strip_rows : Tiles::most_rows_in_place;
-
-  typename Tiles::packed* queries;  // [strips] of query_strip_size
-  Real* weighted;                   // [strips·rows][padded Dv]
-  Real* maximum;                    // [strips·rows]
-  Real* sum;                        // [strips·rows]
-  Real* shrink;                     // [rows]
-  Real* scores;                     // the session's
-  std::uint64_t* bits;              // [block_keys / 64][rows]
-  index_t* wanted;                  // [block_keys / 64]: the steps of a block that some row may see
-  index_t* steps;          // [block_keys / 64]: the steps that the columns of `scores` stand for
-  unsigned char* partial;  // [block_keys / 64]: the step's bits were needed
-  unsigned char* first;    // [block_keys / 64]: first key of the step that some row sees
-  unsigned char* last;     // [block_keys / 64]: one past the last such key
-
-  void take(heed::detail::bump& memory, index_t tile_rows, index_t depth, index_t value_depth,
-            index_t block_keys) {
-    const index_t strips =
-        ((tile_rows > rows ? tile_rows : rows) + Tiles::strip_rows - 1) / Tiles::strip_rows;
-    queries = memory.take<typename Tiles::packed>(strips * Tiles::query_strip_size(depth));
-    weighted = memory.take<Real>(strips * Tiles::strip_rows * Tiles::padded(value_depth));
-    maximum = memory.take<Real>(strips * Tiles::strip_rows);
-    sum = memory.take<Real>(strips * Tiles::strip_rows);
-    shrink = memory.take<Real>(rows);
-    scores = memory.take<Real>(Tiles::session::score_size(block_keys));
-    bits = memory.take<std::uint64_t>(block_keys / Tiles::step_keys * rows);
-    wanted = memory.take<index_t>(block_keys / Tiles::step_keys);
-    steps = memory.take<index_t>(block_keys / Tiles::step_keys);
-    partial = memory.take<unsigned char>(block_keys / Tiles::step_keys);
-    first = memory.take<unsigned char>(block_keys / Tiles::step_keys);
-    last = memory.take<unsigned char>(block_keys / Tiles::step_keys);
-  }
-};
 
 // A run of rows of a strip that belong to one query head.
 struct row_segment {
@@ -168,19 +120,9 @@ class tile_loop {
   void visit(const Source& source, const packed_source<Packed>& packed, index_t key_begin,
              index_t key_end) {
     const rows_of_sequence keys = source.keys.at(sequence_);
-    const auto most = static_cast<int>(block_keys_ / step_keys);
-    int wanted = 0;
-    const auto visit_wanted = [&] {
-      for (index_t strip = 0; strip < strips(); ++strip) {
-        visit_block(source, packed, keys, strip, wanted);
-      }
-      wanted = 0;
-    };
-    for_each_step(source, keys.count, key_begin, key_end, [&](index_t step) {
-      scratch_.wanted[wanted++] = step;
-      if (wanted == most) visit_wanted();
+    for_each_block(source, keys.count, key_begin, key_end, [&](index_t strip, int wanted) {
+      visit_block(source, packed, keys, strip, wanted);
     });
-    if (wanted > 0) visit_wanted();
   }
 
   // Outputs and log-sum-exps of all rows.
@@ -197,7 +139,7 @@ class tile_loop {
 
   const tile_counts& counts() const { return counts_; }
 
- private:
+ protected:
   index_t strips() const { return (row_count_ + strip_rows_ - 1) / strip_rows_; }
   int rows_in(index_t strip) const {
     const index_t left = row_count_ - strip * strip_rows_;
@@ -253,6 +195,23 @@ class tile_loop {
     }
   }
 
+  // Calls visit(strip, n) for all strips and blocks of keys, whose n steps are scratch_.wanted.
+  template <class Source, class Visit>
+  HEED_INLINE void for_each_block(const Source& source, index_t keys, index_t begin, index_t end,
+                                  Visit visit) const {
+    const auto most = static_cast<int>(block_keys_ / step_keys);
+    int wanted = 0;
+    const auto visit_wanted = [&] {
+      for (index_t strip = 0; strip < strips(); ++strip) visit(strip, wanted);
+      wanted = 0;
+    };
+    for_each_step(source, keys, begin, end, [&](index_t step) {
+      scratch_.wanted[wanted++] = step;
+      if (wanted == most) visit_wanted();
+    });
+    if (wanted > 0) visit_wanted();
+  }
+
   template <class Source>
   HEED_INLINE visibility classify(const Source& source, index_t strip, int rows, index_t keys,
                                   index_t begin, index_t end) const {
@@ -285,12 +244,32 @@ class tile_loop {
                    const rows_of_sequence& keys, index_t strip, int wanted) {
     constexpr Real log2_e = softmax_state<Real>::log2_e;
     const int rows = rows_in(strip);
+    const int visited = score_block<Source::scored>(source, packed, keys, strip, wanted, 0, [&] {
+      session_.begin(rows, Source::scored ? log2_e : magnitude() * log2_e,
+                     scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
+                     scratch_.shrink);
+    });
+    if (visited == 0) return;
+    session_.finish();
+    add_block(source, packed, keys, strip, 0, visited);
+  }
+
+  Real magnitude() const {
+    return problem_.scale < 0 ? -problem_.scale : problem_.scale > 0 ? problem_.scale : Real(1);
+  }
+
+  // Scores of one strip against those of the first `wanted` steps in scratch_.wanted that it sees,
+  // side by side in the session, described in scratch from `slot` on; begin() before the first.
+  // Returns how many. Natural: after scaling and scores, else still to be scaled.
+  template <bool Natural, class Source, class Begin>
+  HEED_INLINE int score_block(const Source& source, const packed_source<Packed>& packed,
+                              const rows_of_sequence& keys, index_t strip, int wanted, index_t slot,
+                              Begin begin_block) {
+    const int rows = rows_in(strip);
     const index_t depth = problem_.depth();
     const Packed* queries = scratch_.queries + strip * Tiles::query_strip_size(depth);
     const index_t s_stride = session_.stride();
-    const Real magnitude = problem_.scale < 0   ? -problem_.scale
-                           : problem_.scale > 0 ? problem_.scale
-                                                : Real(1);
+    const Real scale = magnitude();
     int visited = 0;
     for (int next = 0; next < wanted; ++next) {
       const index_t step = scratch_.wanted[next];
@@ -298,7 +277,7 @@ class tile_loop {
       const index_t end = begin + step_keys < keys.count ? begin + step_keys : keys.count;
       const int count = static_cast<int>(end - begin);
       const std::uint64_t full = ~std::uint64_t{0} >> (64 - count);
-      std::uint64_t* bits = scratch_.bits + visited * strip_rows_;
+      std::uint64_t* bits = scratch_.bits + (slot + visited) * strip_rows_;
       std::uint64_t any = full;
       visibility seen = classify(source, strip, rows, keys.count, begin, end);
       if constexpr (Source::masked) {
@@ -319,11 +298,7 @@ class tile_loop {
         }
       }
       ++(seen == visibility::all ? counts_.all : counts_.some);
-      if (visited == 0) {
-        session_.begin(rows, Source::scored ? log2_e : magnitude * log2_e,
-                       scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
-                       scratch_.shrink);
-      }
+      if (visited == 0) begin_block();
       Real* s = session_.scores();
       const int last = 64 - __builtin_clzll(any);  // one past the last key that some row sees
       if (packed.keys != nullptr) {
@@ -332,32 +307,39 @@ class tile_loop {
         session_.score_rows(queries, rows_at(source.k, keys.batch, key_head_, keys.begin + begin),
                             count, depth);
       }
-      if constexpr (Source::scored) {
+      if constexpr (Natural) {
         for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
-          apply_scores<Real, Tiles::lanes>(source.scores, s + row * s_stride, magnitude, first,
-                                           last);
+          apply_scores<Real, Tiles::lanes>(source.scores, s + row * s_stride, scale, first, last);
         });
       }
-      scratch_.partial[visited] = seen == visibility::some;
+      scratch_.partial[slot + visited] = seen == visibility::some;
       if (seen == visibility::some || count < step_keys) {
         for (int row = 0; row < rows; ++row) {
           if (seen == visibility::all) bits[row] = full;
           mask_scores<Real, Tiles::lanes>(s + row * s_stride, bits[row]);
         }
       }
-      scratch_.steps[visited] = step;
-      scratch_.first[visited] = static_cast<unsigned char>(__builtin_ctzll(any));
-      scratch_.last[visited] = static_cast<unsigned char>(last);
+      scratch_.steps[slot + visited] = step;
+      scratch_.first[slot + visited] = static_cast<unsigned char>(__builtin_ctzll(any));
+      scratch_.last[slot + visited] = static_cast<unsigned char>(last);
       session_.ready(last);
       ++visited;
     }
-    if (visited == 0) return;
-    session_.finish();
+    return visited;
+  }
+
+  // O += P V for the steps [slot, slot + visited) in scratch, whose weights the session holds.
+  template <class Source>
+  HEED_INLINE void add_block(const Source& source, const packed_source<Packed>& packed,
+                             const rows_of_sequence& keys, index_t strip, index_t slot,
+                             int visited) {
+    const int rows = rows_in(strip);
     const auto values = rows_at(source.v, keys.batch, key_head_, keys.begin);
     const index_t value_depth = problem_.value_depth();
     if (packed.values != nullptr) {
       accumulate(
-          strip, rows, visited, values, [&](index_t step) { return packed.finite[step] != 0; },
+          strip, rows, slot, visited, values,
+          [&](index_t step) { return packed.finite[step] != 0; },
           [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
             session_.accumulate(first, last,
                                 packed.values + step * Tiles::value_step_size(value_depth),
@@ -365,7 +347,7 @@ class tile_loop {
           });
     } else {
       accumulate(
-          strip, rows, visited, values,
+          strip, rows, slot, visited, values,
           [&](index_t step) {
             const index_t begin = step * step_keys;
             const index_t left = keys.count - begin;
@@ -385,25 +367,26 @@ class tile_loop {
   // part and has a value that is not finite is added key by key from the caller's `values`, since
   // 0·∞ would leak what is masked.
   template <class Values, class Finite, class Add>
-  void accumulate(index_t strip, int rows, int visited, const Values& values, Finite finite,
-                  Add add) {
+  void accumulate(index_t strip, int rows, index_t slot, int visited, const Values& values,
+                  Finite finite, Add add) {
     const index_t width = Tiles::padded(problem_.value_depth());
     Real* weighted = scratch_.weighted + strip * strip_rows_ * width;
     const Real* shrink = scratch_.shrink;
     int at = 0;
     while (at < visited) {
-      const index_t step = scratch_.steps[at];
-      const bool by_key = scratch_.partial[at] != 0 && !finite(step);
+      const index_t here = slot + at;
+      const index_t step = scratch_.steps[here];
+      const bool by_key = scratch_.partial[here] != 0 && !finite(step);
       int run = 1;
-      while (!by_key && at + run < visited && scratch_.steps[at + run] == step + run &&
-             (scratch_.partial[at + run] == 0 || finite(step + run))) {
+      while (!by_key && at + run < visited && scratch_.steps[here + run] == step + run &&
+             (scratch_.partial[here + run] == 0 || finite(step + run))) {
         ++run;
       }
       if (by_key) {
-        add_visible(rows, at, values.from(step * step_keys), weighted, shrink);
+        add_visible(rows, slot, at, values.from(step * step_keys), weighted, shrink);
       } else {
-        add(step, at * step_keys + scratch_.first[at],
-            (at + run - 1) * step_keys + scratch_.last[at + run - 1], weighted, shrink);
+        add(step, at * step_keys + scratch_.first[here],
+            (at + run - 1) * step_keys + scratch_.last[here + run - 1], weighted, shrink);
       }
       shrink = nullptr;
       at += run;
@@ -411,16 +394,16 @@ class tile_loop {
   }
 
   template <class Values>
-  HEED_NOINLINE void add_visible(int rows, int at, const Values& values, Real* weighted,
-                                 const Real* shrink) const {
+  HEED_NOINLINE void add_visible(int rows, index_t slot, int at, const Values& values,
+                                 Real* weighted, const Real* shrink) const {
     const index_t depth = problem_.value_depth(), width = Tiles::padded(depth);
-    const std::uint64_t* bits = scratch_.bits + at * strip_rows_;
+    const std::uint64_t* bits = scratch_.bits + (slot + at) * strip_rows_;
     for (int row = 0; row < rows; ++row) {
       Real* to = weighted + row * width;
       if (shrink != nullptr) {
         for (index_t d = 0; d < depth; ++d) to[d] *= shrink[row];
       }
-      for (int key = 0; key < scratch_.last[at]; ++key) {
+      for (int key = 0; key < scratch_.last[slot + at]; ++key) {
         if ((bits[row] >> key & 1) == 0) continue;
         const Real weight = session_.weight(row, at * step_keys + key);
         for (index_t d = 0; d < depth; ++d) to[d] += weight * read_at<Real>(values[key] + d);

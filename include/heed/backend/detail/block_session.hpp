@@ -40,6 +40,13 @@ class block_session {
     shrink_ = shrink;
     columns_ = 0;
   }
+  // Where whole rows are kept (engine/row_loop.hpp): `rows` rows of scores or weights, the next
+  // columns of which lie at `memory`.
+  void resume(int rows, real* memory) {
+    rows_ = rows;
+    memory_ = memory;
+    columns_ = 0;
+  }
   HEED_INLINE real* scores() const { return memory_ + columns_; }
   HEED_INLINE index_t stride() const { return stride_; }
 

@@ -204,14 +204,19 @@ HEED_NOINLINE inline void check_rows(const operand& x, const operand& like) {
   require_equal(x.name, "length", x.extents[2], like.name, like.extents[2]);
 }
 
-HEED_NOINLINE inline void check_output(const operand& q, const operand& out) {
-  check_rows(out, q);
+// No two rows of an output are the same memory.
+HEED_NOINLINE inline void check_distinct_rows(const operand& out) {
   for (int axis = 0; axis < 3 && !out.empty(); ++axis) {
     if (out.extents[axis] > 1 && out.strides[axis] == 0) {
       raise(message(out.name) << ": axis " << axis << " of extent " << out.extents[axis]
                               << " has stride 0, its rows would overwrite each other");
     }
   }
+}
+
+HEED_NOINLINE inline void check_output(const operand& q, const operand& out) {
+  check_rows(out, q);
+  check_distinct_rows(out);
 }
 
 HEED_NOINLINE inline void check_lengths(const char* name, std::span<const index_t> lengths,
