@@ -230,7 +230,8 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
       sources);
   check_lists("q", q, queries);
   check_lists("out", out, queries);
-  const call_shape whole{q.extent(0), q.extent(1), q.extent(2), all_keys(sources), out.extent(3)};
+  [[maybe_unused]] const call_shape whole{q.extent(0), q.extent(1), q.extent(2), all_keys(sources),
+                                          out.extent(3)};
   (check_row_hook(modifiers, whole,
                   [&](const auto& use) {
                     use(output_memory), use(query_memory);
