@@ -56,6 +56,15 @@ struct scalar {
       }
     }
 
+    // to[d·stride + row]
+    template <class Rows>
+    static void transpose_rows(const Rows& from, int count, index_t depth, Real* to,
+                               index_t stride) {
+      for (int row = 0; row < count; ++row) {
+        for (index_t d = 0; d < depth; ++d) to[d * stride + row] = read_at<Real>(from[row] + d);
+      }
+    }
+
     // step[key][dv]; returns whether all values are finite
     template <class Rows>
     static bool pack_values(const Rows& values, int count, index_t depth, Real* step) {

@@ -46,8 +46,17 @@ struct register_packing {
   // there are; missing keys are 0.
   template <class Rows>
   static void pack_keys(const Rows& keys, int count, index_t depth, real* step) {
+    for (int first = 0; first < count; first += panel_keys) {
+      transpose_rows(keys.from(first), count - first < panel_keys ? count - first : panel_keys,
+                     depth, step + first * depth, panel_keys);
+    }
+  }
+
+  // to[d·stride + row], in as many whole vectors of rows as there are; missing rows are 0.
+  template <class Rows>
+  static void transpose_rows(const Rows& from, int count, index_t depth, real* to, index_t stride) {
     for (int first = 0; first < count; first += lanes) {
-      real* column = step + first / panel_keys * panel_keys * depth + first % panel_keys;
+      real* column = to + first;
       for (index_t d = 0; d < depth; d += lanes) {
         const int width = static_cast<int>(depth - d < lanes ? depth - d : lanes);
         pack_type rows[lanes];
@@ -56,17 +65,17 @@ struct register_packing {
           if (first + i >= count) {
             rows[i] = pack_type(real(0));
           } else if (width == lanes) {
-            rows[i] = load<Lanes>(keys[first + i] + d);
+            rows[i] = load<Lanes>(from[first + i] + d);
           } else {
-            rows[i] = load_partial<pack_type>(keys[first + i] + d, width);
+            rows[i] = load_partial<pack_type>(from[first + i] + d, width);
           }
         }
         transpose<1>(rows);
         if (width == lanes) {
 #pragma GCC unroll 16
-          for (int i = 0; i < lanes; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
+          for (int i = 0; i < lanes; ++i) store_pack(column + (d + i) * stride, rows[i]);
         } else {
-          for (int i = 0; i < width; ++i) store_pack(column + (d + i) * panel_keys, rows[i]);
+          for (int i = 0; i < width; ++i) store_pack(column + (d + i) * stride, rows[i]);
         }
       }
     }
