@@ -75,6 +75,7 @@ struct call_shape {
   index_t queries = 0;  // the longest sequence's
   index_t keys = 0;
   index_t value_depth = 0;  // of out; only for hooks on rows of weights (weight_row.hpp)
+  index_t depth = 0;        // of q and k; for score terms (score_term.hpp)
 };
 
 // How much of a tile a mask lets through. `some` is always a right answer: the tile is then decided

@@ -167,7 +167,8 @@ HEED_NOINLINE inline engine::batch_layout query_layout(index_t batches, index_t 
 template <class Source, class Sink>
 void check_hooks(const Source& source, const Sink& sink, const engine::batch_layout& queries,
                  index_t heads) {
-  const call_shape shape{queries.sequences, heads, queries.longest(), source.keys.longest()};
+  const call_shape shape{queries.sequences,     heads, queries.longest(),
+                         source.keys.longest(), 0,     source.k.extent(3)};
   check_modifier(source.mask, shape);
   std::apply([&](const auto&... score) { (check_modifier(score, shape), ...); }, source.scores);
   check_modifier(sink, shape);
@@ -268,9 +269,10 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
     const auto hooked = with_row_hooks(problem, modifiers...);
     engine::attend<Tiles, std::remove_const_t<decltype(hooked)>>(hooked, space).run(runner.runner);
   } else {
-    using Tiles =
+    using Tiles = engine::tiles_for<
         typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
-                                         typename Sources::value_type...>;
+                                         typename Sources::value_type...>,
+        Sources...>;
     engine::attend<Tiles, Problem>(problem, space).run(runner.runner);
   }
 }

@@ -210,6 +210,9 @@ void shared_prefix_attention(const Q& queries, const PrefixK& prefix_keys,
                          key_option<Modifiers> || call_option<Modifiers>)),
                 "heed::shared_prefix_attention: a modifier is neither a mask (bool of a position), "
                 "a score (of a score and a position), nor an option such as heed::scale");
+  static_assert((... && !score_term<Modifiers>),
+                "heed::shared_prefix_attention: terms such as relative embeddings need queries at "
+                "their places, and the prefix sees those of all sequences as one head's");
   const auto read = [](const auto& operand) { return read_view_of(operand).template lifted<4>(); };
   const auto q = read(queries);
   const auto prefix_k = read(prefix_keys);

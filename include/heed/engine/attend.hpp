@@ -155,6 +155,8 @@ class attend {
   void run_wave(Executor& executor, index_t first, index_t last) {
     wave_ = first;
     index_t items = 0, steps = 0, states = 0, sums = 0;
+    const index_t bytes_of_terms = term_bytes<Tiles>(
+        problem_, sizes_of_terms<Tiles>(tile_rows_, problem_.depth(), block_keys_));
     const auto lay_out = [&](heed::detail::bump& memory) {
       pairs_ = memory.take<pair_plan>(last - first);
       step_pair_ = nullptr;
@@ -178,7 +180,7 @@ class attend {
       for (int worker = 0; worker < workers_; ++worker) {
         item_scratch<Tiles> scratch;
         scratch.take(memory, tile_rows_, problem_.depth(), problem_.value_depth(), block_keys_,
-                     row_keys_);
+                     row_keys_, bytes_of_terms);
         if (scratch_ != nullptr) scratch_[worker] = scratch;
       }
     };

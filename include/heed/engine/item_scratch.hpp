@@ -40,10 +40,11 @@ struct item_scratch {
   key_run* runs;                    // [slots], these three only for whole rows
   index_t* scored;                  // [strips]: slots that have scores
   index_t* added;                   // [strips]: slots whose values were added
+  std::byte* terms;                 // the score terms'
 
   // Whole rows have `row_keys` keys, a multiple of 64; 0: rows are not kept.
   void take(heed::detail::bump& memory, index_t tile_rows, index_t depth, index_t value_depth,
-            index_t block_keys, index_t row_keys) {
+            index_t block_keys, index_t row_keys, index_t bytes_of_terms) {
     const index_t strips =
         ((tile_rows > rows ? tile_rows : rows) + Tiles::strip_rows - 1) / Tiles::strip_rows;
     const index_t height = strips * Tiles::strip_rows;
@@ -65,6 +66,7 @@ struct item_scratch {
     runs = memory.take<key_run>(whole ? slots : 0);
     scored = memory.take<index_t>(whole ? strips : 0);
     added = memory.take<index_t>(whole ? strips : 0);
+    terms = memory.take<std::byte>(bytes_of_terms);
   }
 };
 

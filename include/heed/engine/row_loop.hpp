@@ -46,11 +46,12 @@ class row_loop : public tile_loop<Tiles, Problem> {
   void score(const Source& source, const packed_source<Packed>& packed, int number, index_t column,
              index_t local) {
     const rows_of_sequence keys = source.keys.at(this->sequence_);
+    auto terms = this->terms_for(source, keys);
     this->for_each_block(source, keys.count, 0, keys.count, [&](index_t strip, int wanted) {
       const index_t slot = strip * slots_ + scratch().scored[strip];
       this->session_.resume(this->rows_in(strip), scores(strip, scratch().scored[strip]));
       const int visited =
-          this->template score_block<true>(source, packed, keys, strip, wanted, slot, [] {});
+          this->template score_block<true>(source, packed, keys, strip, wanted, slot, terms, [] {});
       for (int i = 0; i < visited; ++i) {
         const index_t key = scratch().steps[slot + i] * step_keys;
         const index_t left = keys.count - key;

@@ -15,6 +15,7 @@
 #include "../core/softmax_state.hpp"
 #include "hooks.hpp"
 #include "item_scratch.hpp"
+#include "score_terms.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace engine {
@@ -25,26 +26,6 @@ struct row_segment {
   int count = 0;
   index_t head = 0;
   index_t q = 0;
-};
-
-// A row's query head and query.
-struct head_query {
-  index_t head = 0;
-  index_t query = 0;
-};
-
-// The query rows of one sequence and KV head: all queries of its first query head, then those of
-// the second, and so on.
-struct query_rows {
-  rows_of_sequence queries;
-  index_t first_head = 0;
-
-  template <class Problem>
-  query_rows(const Problem& problem, index_t sequence, index_t key_head)
-      : queries(problem.queries.at(sequence)), first_head(key_head * problem.group()) {}
-  head_query at(index_t row) const {
-    return {first_head + row / queries.count, row % queries.count};
-  }
 };
 
 // Output and log-sum-exp of one row.
@@ -120,8 +101,9 @@ class tile_loop {
   void visit(const Source& source, const packed_source<Packed>& packed, index_t key_begin,
              index_t key_end) {
     const rows_of_sequence keys = source.keys.at(sequence_);
+    terms_of<Source> terms = terms_for(source, keys);
     for_each_block(source, keys.count, key_begin, key_end, [&](index_t strip, int wanted) {
-      visit_block(source, packed, keys, strip, wanted);
+      visit_block(source, packed, keys, strip, wanted, terms);
     });
   }
 
@@ -228,6 +210,14 @@ class tile_loop {
     }
   }
 
+  template <class Source>
+  using terms_of = source_terms<Tiles, Problem, Source>;
+  template <class Source>
+  terms_of<Source> terms_for(const Source& source, const rows_of_sequence& keys) const {
+    return {problem_, source,      {rows_, row_begin_, row_count_, keys, key_head_},
+            !packed_, block_keys_, scratch_.terms};
+  }
+
   // Visits every row of a strip with its position, key at `first_key`.
   template <class Visit>
   HEED_INLINE void for_each_row(index_t strip, int rows, index_t first_key, index_t keys,
@@ -241,14 +231,16 @@ class tile_loop {
   // One strip against the first `wanted` of the wanted steps.
   template <class Source>
   void visit_block(const Source& source, const packed_source<Packed>& packed,
-                   const rows_of_sequence& keys, index_t strip, int wanted) {
+                   const rows_of_sequence& keys, index_t strip, int wanted,
+                   terms_of<Source>& terms) {
     constexpr Real log2_e = softmax_state<Real>::log2_e;
     const int rows = rows_in(strip);
-    const int visited = score_block<Source::scored>(source, packed, keys, strip, wanted, 0, [&] {
-      session_.begin(rows, Source::scored ? log2_e : magnitude() * log2_e,
-                     scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
-                     scratch_.shrink);
-    });
+    const int visited =
+        score_block<Source::scored>(source, packed, keys, strip, wanted, 0, terms, [&] {
+          session_.begin(rows, Source::scored ? log2_e : magnitude() * log2_e,
+                         scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
+                         scratch_.shrink);
+        });
     if (visited == 0) return;
     session_.finish();
     add_block(source, packed, keys, strip, 0, visited);
@@ -264,12 +256,13 @@ class tile_loop {
   template <bool Natural, class Source, class Begin>
   HEED_INLINE int score_block(const Source& source, const packed_source<Packed>& packed,
                               const rows_of_sequence& keys, index_t strip, int wanted, index_t slot,
-                              Begin begin_block) {
+                              terms_of<Source>& terms, Begin begin_block) {
     const int rows = rows_in(strip);
     const index_t depth = problem_.depth();
     const Packed* queries = scratch_.queries + strip * Tiles::query_strip_size(depth);
     const index_t s_stride = session_.stride();
     const Real scale = magnitude();
+    terms.begin(strip * strip_rows_, rows);
     int visited = 0;
     for (int next = 0; next < wanted; ++next) {
       const index_t step = scratch_.wanted[next];
@@ -301,12 +294,15 @@ class tile_loop {
       if (visited == 0) begin_block();
       Real* s = session_.scores();
       const int last = 64 - __builtin_clzll(any);  // one past the last key that some row sees
-      if (packed.keys != nullptr) {
+      if constexpr (terms_of<Source>::replace_product) {
+        // The terms add what stands in its place.
+      } else if (packed.keys != nullptr) {
         session_.score(queries, packed.keys + step * Tiles::key_step_size(depth), depth, last);
       } else {
         session_.score_rows(queries, rows_at(source.k, keys.batch, key_head_, keys.begin + begin),
                             count, depth);
       }
+      terms.add(next, begin, last, s, s_stride);
       if constexpr (Natural) {
         for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
           apply_scores<Real, Tiles::lanes>(source.scores, s + row * s_stride, scale, first, last);
