@@ -45,10 +45,10 @@ TYPED_TEST(hf_cases, xlnet_relative_mems) {
   const array<double, 4> wanted(c.output("O"));
   std::vector<float> out(wanted.numbers.size(), NAN);
   // Row p of R is for the distance Lk − p.
-  heed::attention<TypeParam>(
-      q.view(), k.view(), v.view(), heed::tensor_view<float, 4>(out.data(), wanted.shape),
-      heed::scale{c.meta.at("attrs").at("scale").template get<double>()},
-      heed::transformer_xl(r.view(), w.view(), b.view(), -k.shape[2]));
+  heed::attention<TypeParam>(q.view(), k.view(), v.view(),
+                             heed::tensor_view<float, 4>(out.data(), wanted.shape),
+                             heed::scale{c.meta.at("attrs").at("scale").template get<double>()},
+                             heed::transformer_xl(r.view(), w.view(), b.view(), -k.shape[2]));
   EXPECT_LE(relative_rms(out, wanted.numbers), 1e-6);
 }
 

@@ -37,10 +37,10 @@ struct call {
 // Rows in place and packed, strips that span heads, blocks and splits of keys, tables that end
 // before, within and behind the distances that occur, more queries than keys.
 const std::vector<call> calls = {
-    {1, 1, 1, 1, 1, 1, 1, 0, 1},         {2, 2, 2, 65, 65, 16, 129, -64, 1},
-    {1, 2, 1, 65, 200, 20, 9, -4, 2},    {1, 4, 2, 33, 777, 40, 777, -776, 4},
-    {1, 8, 2, 1, 777, 40, 777, -776, 1}, {1, 8, 2, 1, 1100, 24, 50, -600, 8},
-    {1, 8, 2, 4, 300, 24, 100, -50, 8},  {2, 8, 1, 7, 150, 72, 40, -90, 8},
+    {1, 1, 1, 1, 1, 1, 1, 0, 1},          {2, 2, 2, 65, 65, 16, 129, -64, 1},
+    {1, 2, 1, 65, 200, 20, 9, -4, 2},     {1, 4, 2, 33, 777, 40, 777, -776, 4},
+    {1, 8, 2, 1, 777, 40, 777, -776, 1},  {1, 8, 2, 1, 1100, 24, 50, -600, 8},
+    {1, 8, 2, 4, 300, 24, 100, -50, 8},   {2, 8, 1, 7, 150, 72, 40, -90, 8},
     {1, 2, 2, 300, 700, 24, 30, -500, 2}, {1, 1, 1, 100, 64, 24, 30, 5, 1},
     {1, 6, 2, 13, 130, 33, 301, -150, 1}, {1, 2, 2, 5, 0, 8, 3, -1, 1},
     {1, 2, 1, 20, 90, 0, 5, -2, 1},
@@ -82,13 +82,13 @@ TYPED_TEST(relative_embedding, is_the_formula_in_every_shape) {
       operands<float> x(c, heed_test::layouts[seed % 4], seed);
       reference::options how;
       how.scale = scale;
-      how.scores = {reference::relative_embedding(x.q.read(), x.entries(), c.first, x.query_bias(),
-                                                  scale)};
+      how.scores = {
+          reference::relative_embedding(x.q.read(), x.entries(), c.first, x.query_bias(), scale)};
       const heed::relative_embedding term(x.entries(), c.first, x.query_bias());
       heed::attention<TypeParam>(x.q.read(), x.k.read(), x.v.read(), x.out.view(), term,
                                  heed::scale{scale});
-      EXPECT_LE(x.error(how), 2e-5) << c.queries << "x" << c.keys << " D" << c.depth << " scale "
-                                    << scale;
+      EXPECT_LE(x.error(how), 2e-5)
+          << c.queries << "x" << c.keys << " D" << c.depth << " scale " << scale;
       how.visible = [](const heed::position& p) { return p.k <= p.aligned_q(); };
       heed::attention<TypeParam>(x.q.read(), x.k.read(), x.v.read(), x.out.view(), heed::causal{},
                                  term, heed::scale{scale});
@@ -131,10 +131,9 @@ TYPED_TEST(relative_embedding, transformer_xl_is_two_terms) {
     how.scores = {
         reference::content_bias(x.k.read(), c.heads, content, 0.3),
         reference::relative_embedding(x.q.read(), x.entries(), c.first, x.query_bias(), 0.3)};
-    heed::attention<TypeParam>(
-        x.q.read(), x.k.read(), x.v.read(), x.out.view(), heed::scale{0.3},
-        heed::window{200, heed::window::unlimited},
-        heed::transformer_xl(x.entries(), content, x.query_bias(), c.first));
+    heed::attention<TypeParam>(x.q.read(), x.k.read(), x.v.read(), x.out.view(), heed::scale{0.3},
+                               heed::window{200, heed::window::unlimited},
+                               heed::transformer_xl(x.entries(), content, x.query_bias(), c.first));
     EXPECT_LE(x.error(how), 2e-5) << c.queries << "x" << c.keys << " D" << c.depth;
   }
 }
