@@ -32,8 +32,8 @@ void luong_attention(const Q& q, const W& w, const K& k, const V& v, Out&& out,
   if (weights.extent(0) != 1) {
     detail::require_equal("w", "head count", weights.extent(0), "q", heads);
   }
-  detail::require_equal("w", "row count", weights.extent(1), "q's depth", depth);
-  detail::require_equal("w", "column count", weights.extent(2), "k's depth", width);
+  detail::require_equal("w", "depth of queries", weights.extent(1), "q", depth);
+  detail::require_equal("w", "depth of keys", weights.extent(2), "k", width);
 
   const scratch* named = detail::find<scratch>(modifiers...);
   thread_workspace memory_of_thread;

@@ -37,11 +37,11 @@ class head_rows {
   void check(const char* owner, const call_shape& shape) const {
     if (!exists_) return;
     if (rows_.extent(0) != 1 && rows_.extent(0) != shape.heads) {
-      raise(message(owner) << ": " << name_ << " has " << rows_.extent(0) << " heads, call has "
+      raise(message(owner) << ": " << name_ << " of " << rows_.extent(0) << " heads, call has "
                            << shape.heads);
     }
     if (rows_.extent(1) != shape.depth) {
-      raise(message(owner) << ": bias has depth " << rows_.extent(1) << ", queries have "
+      raise(message(owner) << ": " << name_ << " of depth " << rows_.extent(1) << ", queries have "
                            << shape.depth);
     }
   }
