@@ -1,0 +1,84 @@
+// Sizes of a store of keys and values, and the checks that all stores share.
+#pragma once
+
+#include <array>
+#include <type_traits>
+
+#include "../../core/element.hpp"
+#include "../../core/error.hpp"
+#include "../../core/tensor_view.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace cache::detail {
+
+struct store_shape {
+  index_t batches, key_heads, capacity, depth, value_depth;
+
+  // Raises where a size is negative or their product is too large; element_bytes of one key or
+  // value.
+  const store_shape& checked(index_t element_bytes) const {
+    check_sign("batch count", batches);
+    check_sign("key head count", key_heads);
+    check_sign("capacity", capacity);
+    check_sign("depth", depth);
+    check_sign("value depth", value_depth);
+    check_size("key", depth, element_bytes);
+    check_size("value", value_depth, element_bytes);
+    return *this;
+  }
+  static void check_sign(const char* what, index_t value) {
+    if (value < 0) raise(message("cache: ") << what << " " << value << " is negative");
+  }
+  // Room for a whole tensor must have a size in bytes; half of the range is left for the other one.
+  void check_size(const char* what, index_t row, index_t size) const {
+    for (index_t extent : {batches, key_heads, capacity, row}) {
+      if (__builtin_mul_overflow(size, extent, &size) || size > (index_t{1} << 60)) {
+        raise(message("cache: ") << what << "s of shape [" << batches << ", " << key_heads << ", "
+                                 << capacity << ", " << row << "] are too large");
+      }
+    }
+  }
+
+  // New tokens for a store that holds `size` of them; returns how many they are.
+  index_t check_append(const std::array<index_t, 4>& k, const std::array<index_t, 4>& v,
+                       index_t size) const {
+    check_operand("k", k, depth);
+    check_operand("v", v, value_depth);
+    if (v[2] != k[2]) {
+      raise(message("v: length ") << v[2] << " is not k's length " << k[2]);
+    }
+    if (k[2] > capacity - size) {
+      raise(message("cache: appending ")
+            << k[2] << " tokens to " << size << " of capacity " << capacity);
+    }
+    return k[2];
+  }
+
+ private:
+  void check_operand(const char* name, const std::array<index_t, 4>& extents, index_t row) const {
+    check_extent(name, "batch count", extents[0], batches);
+    check_extent(name, "head count", extents[1], key_heads);
+    check_extent(name, "depth", extents[3], row);
+  }
+  static void check_extent(const char* name, const char* what, index_t value, index_t expected) {
+    if (value != expected) {
+      raise(message(name) << ": " << what << " " << value << " is not the cache's " << expected);
+    }
+  }
+};
+
+// to[d] = from[d], rounded; bits are kept where the types are the same.
+template <class From, class T>
+void copy_row(const From* from, T* to, index_t depth) {
+  using real = accumulator<From, T>;
+  for (index_t d = 0; d < depth; ++d) {
+    if constexpr (std::is_same_v<From, T>) {
+      to[d] = from[d];
+    } else {
+      to[d] = narrow<T>(widen<real>(from[d]));
+    }
+  }
+}
+
+}  // namespace cache::detail
+HEED_NAMESPACE_END
