@@ -21,8 +21,11 @@ namespace cache {
 // positions.
 template <class Mask = causal>
 struct attention_received {
-  aggregation how = aggregation::mean;
-  Mask mask{};
+  aggregation how;
+  [[no_unique_address]] Mask mask;
+
+  explicit attention_received(aggregation heads = aggregation::mean, const Mask& visible = Mask())
+      : how(heads), mask(visible) {}
 
   template <class Evidence>
   void score(const Evidence& e, const tensor_view<double, 3>& scores) const {
@@ -30,12 +33,9 @@ struct attention_received {
                              [](index_t, index_t, index_t, double*) {});
   }
 };
-template <class Mask>
-attention_received(aggregation, Mask) -> attention_received<Mask>;
-
 // Keeps sums over all calls; `recent` tokens stay in any case.
 inline auto h2o(index_t recent, aggregation how = aggregation::mean) {
-  return always_keep{accumulated{attention_received<>{how}}, 0, recent};
+  return always_keep{accumulated{attention_received<>(how)}, 0, recent};
 }
 
 }  // namespace cache
