@@ -173,6 +173,41 @@ TEST(contiguous_cache, truncates_and_clears) {
   EXPECT_EQ(cache.bytes(), bytes);
 }
 
+TEST(contiguous_cache, evicts_and_remembers_positions) {
+  const tensor<float> k({1, 2, 6, 4}, 1), v({1, 2, 6, 3}, 2), more({1, 2, 2, 4}, 3),
+      more_v({1, 2, 2, 3}, 4);
+  contiguous<float> cache(1, 2, 6, 4, 3);
+  cache.append(k.view(), v.view());
+  heed::cache::kept_tokens tokens(1, 2);
+  tokens.at(0, 0) = {1, 4};
+  tokens.at(0, 1) = {0, 2, 3, 5};
+  cache.keep(tokens);
+  EXPECT_EQ(cache.size(), 4);
+  EXPECT_EQ(cache.seen(), 6);
+  cache.append(more.view(), more_v.view());
+  EXPECT_EQ(cache.size(), 6);
+  const auto positions = [&](index_t h) {
+    const auto list = cache.kept().at(0, h);
+    return std::vector<index_t>(list.begin(), list.end());
+  };
+  EXPECT_EQ(positions(0), (std::vector<index_t>{1, 4, 6, 7}));
+  EXPECT_EQ(positions(1), (std::vector<index_t>{0, 2, 3, 5, 6, 7}));
+  for (index_t d = 0; d < 3; ++d) {
+    EXPECT_EQ(cache.values()(0, 0, 1, d), v.view()(0, 0, 4, d));
+    EXPECT_EQ(cache.values()(0, 0, 3, d), more_v.view()(0, 0, 1, d));
+    EXPECT_EQ(cache.keys()(0, 1, 3, d), k.view()(0, 1, 5, d));
+    EXPECT_EQ(cache.keys()(0, 1, 4, d), more.view()(0, 1, 0, d));
+  }
+  EXPECT_EQ(message_of([&] { cache.append(more.view(), more_v.view()); }),
+            "cache: appending 2 tokens to 6 of capacity 6");
+  cache.truncate(5);
+  EXPECT_EQ(cache.seen(), 8);  // head 0 still holds token 7
+  cache.clear();
+  EXPECT_EQ(cache.seen(), 0);
+  cache.append(k.view(), v.view());
+  EXPECT_EQ(positions(1), (std::vector<index_t>{0, 1, 2, 3, 4, 5}));
+}
+
 TEST(contiguous_cache, random_use_equals_a_plain_copy) {
   constexpr index_t batches = 2, heads = 3, capacity = 24, depth = 5, value_depth = 7;
   std::mt19937 random(7);
