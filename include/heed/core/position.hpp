@@ -3,6 +3,7 @@
 
 #include <array>
 #include <concepts>
+#include <cstdint>
 #include <type_traits>
 
 #include "../config.hpp"
@@ -185,6 +186,13 @@ struct key_interval {
 template <class M>
 concept interval_mask = mask_function<M> && requires(const M& m, const position& p) {
   { m.interval(p) } -> std::same_as<key_interval>;
+};
+
+// A mask that knows its keys 64 at a time: bits(first, count) has bit c set where the query may
+// attend to key first.k + c, for c < count ≤ 64. What it says of bits behind count is dropped.
+template <class M>
+concept bit_mask = mask_function<M> && requires(const M& m, const position& p) {
+  { m.bits(p, 64) } -> std::same_as<std::uint64_t>;
 };
 
 // A mask whose queries see many runs of keys (lists of blocks) may walk through them:

@@ -21,6 +21,8 @@ HEED_INLINE std::uint64_t visible_bits(const Mask& mask, position first, int cou
       return keys <= 0 ? std::uint64_t{0} : ~std::uint64_t{0} >> (64 - keys);
     };
     bits = below(seen.end) & ~below(seen.begin);
+  } else if constexpr (bit_mask<Mask>) {
+    bits = mask.bits(first, count) & ~std::uint64_t{0} >> (64 - count);
   } else if constexpr (N > 1 && requires(const pack_position<Real, N>& p) {
                          static_cast<typename pack<Real, N>::mask>(mask(p));
                        }) {

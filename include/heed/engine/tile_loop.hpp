@@ -222,9 +222,10 @@ class tile_loop {
   template <class Visit>
   HEED_INLINE void for_each_row(index_t strip, int rows, index_t first_key, index_t keys,
                                 Visit visit) const {
+    head_query from = at(strip * strip_rows_);
     for (int row = 0; row < rows; ++row) {
-      const head_query from = at(strip * strip_rows_ + row);
       visit(row, position{sequence_, from.head, from.query, first_key, rows_.queries.count, keys});
+      if (++from.query == rows_.queries.count) from = {from.head + 1, 0};
     }
   }
 

@@ -36,6 +36,10 @@ struct all_of {
     const key_interval a = left.interval(p), b = right.interval(p);
     return {max(a.begin, b.begin), min(a.end, b.end)};
   }
+  std::uint64_t bits(const position& first, int count) const
+      requires(bit_mask<Left>&& bit_mask<Right>) {
+    return left.bits(first, count) & right.bits(first, count);
+  }
 
   // The right operand is asked only for what the left one leaves open.
   visibility tile(const tile_extent& t) const {
