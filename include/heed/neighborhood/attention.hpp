@@ -97,19 +97,6 @@ auto mask_in_lists(const tile_mask& tiles, const tile_lists& lists, const call_s
   }
 }
 
-// From [sequences, H, most_queries] to the caller's [B, H, N].
-template <class Real>
-void scatter_lse(const tile_lists& lists, const Real* from, const tensor_view<Real, 3>& to) {
-  for (index_t s = 0; s < lists.sequences(); ++s) {
-    for (index_t h = 0; h < to.extent(1); ++h) {
-      for (index_t i = 0; i < lists.query_counts[s]; ++i) {
-        to(s / lists.tiles, h, lists.query_rows[s * lists.most_queries + i]) =
-            from[(s * to.extent(1) + h) * lists.most_queries + i];
-      }
-    }
-  }
-}
-
 }  // namespace detail
 
 // Modifiers, in any order: relative_bias, masks (and-ed) and scores (applied in the order written),
@@ -144,20 +131,7 @@ void attention(const Q& queries, const K& keys, const V& values, Out&& result,
     check_bias(which, heads, *bias);
     bias_heads = bias->table.extent(0);
   }
-  const auto lse = first_of<picks_lse>(modifiers...);
-  constexpr bool wants_lse = !std::is_null_pointer_v<std::remove_const_t<decltype(lse)>>;
-  if constexpr (wants_lse) {
-    const auto to = lse->view.template lifted<3>();
-    static_assert(std::is_same_v<typename decltype(to)::element_type, Real>,
-                  "heed: lse_to has the type of the sums: double where an operand is, else float");
-    const index_t extents[] = {batches, heads, tokens};
-    for (int axis = 0; axis < 3; ++axis) {
-      if (to.extent(axis) != extents[axis]) {
-        raise(message("lse: axis ")
-              << axis << " has extent " << to.extent(axis) << ", call has " << extents[axis]);
-      }
-    }
-  }
+  check_lse<Real>({batches, heads, tokens}, modifiers...);
   if (batches * heads == 0) return;
 
   thread_workspace memory_of_thread;
@@ -176,26 +150,19 @@ void attention(const Q& queries, const K& keys, const V& values, Out&& result,
   const call_shape shape{batches, heads, tokens, tokens};
   const auto mask =
       mask_in_lists(plan.mask(), lists, shape, std::tuple_cat(masks_among(modifiers)...));
-  const auto attend = [&](workspace& inner, const auto&... rest) {
-    std::apply(
-        [&](const auto&... kept) {
-          heed::attention<Backend>(lists.queries(q), lists.keys(k), lists.keys(v),
-                                   lists.queries(out), mask, key_lengths(lists.key_lengths()),
-                                   query_lengths(lists.query_lengths()), scratch(inner), kept...,
-                                   rest...);
-        },
-        std::tuple_cat(in_lists(plan, shape, modifiers)...));
-  };
-  workspace& free = memory.inner().inner();
-  if constexpr (wants_lse) {
-    const std::array<index_t, 3> extents{lists.sequences(), heads, lists.most_queries};
-    Real* rows = reinterpret_cast<Real*>(
-        free.reserve(extents[0] * extents[1] * extents[2] * static_cast<index_t>(sizeof(Real))));
-    attend(free.inner(), lse_to{tensor_view<Real, 3>(rows, extents)});
-    scatter_lse(lists, rows, lse->view.template lifted<3>());
-  } else {
-    attend(free);
-  }
+  attend_lists<Real>(
+      lists, heads, memory.inner().inner(),
+      [&](const auto&... options) {
+        std::apply(
+            [&](const auto&... kept) {
+              heed::attention<Backend>(lists.queries(q), lists.keys(k), lists.keys(v),
+                                       lists.queries(out), mask, kept...,
+                                       key_lengths(lists.key_lengths()),
+                                       query_lengths(lists.query_lengths()), options...);
+            },
+            std::tuple_cat(in_lists(plan, shape, modifiers)...));
+      },
+      modifiers...);
 }
 
 }  // namespace neighborhood

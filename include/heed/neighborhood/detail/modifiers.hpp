@@ -1,9 +1,11 @@
-// How the calls of this family find what they need among their modifiers, and compare the lengths
-// of their operands with the grid.
+// What the calls of this family share: they find what they need among their modifiers, compare the
+// operands with the grid, and bring the log-sum-exps of their lists back into the order of tokens.
 #pragma once
 
+#include <tuple>
+
 #include "../../dense/options.hpp"
-#include "../pattern.hpp"
+#include "tile_lists.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace neighborhood {
@@ -17,6 +19,20 @@ template <class M>
 inline constexpr bool is_refused =
     std::is_same_v<M, key_lengths> || std::is_same_v<M, query_lengths> ||
     std::is_same_v<M, left_padding> || std::is_same_v<M, ragged>;
+
+// What windows and blocks take: options of the call.
+template <class M>
+inline constexpr bool is_window_option = !mask_function<M> && !score_function<M> && !is_refused<M>;
+
+// Those of them that the call over lists gets as they are, in a tuple of one or none.
+template <class M>
+auto options_of_call(const M& modifier) {
+  if constexpr (is_lse_to<M> || std::is_same_v<M, scratch>) {
+    return std::tuple<>();
+  } else {
+    return std::tuple<const M&>(modifier);
+  }
+}
 
 // The first modifier of a kind, or null.
 template <template <class> class Kind>
@@ -55,6 +71,7 @@ void check_tokens_of(const pattern<N>& which, const char* name, const tensor_vie
     raise(message(name) << ": batch " << x.extent(0) << " differs from q's " << batches);
   }
   which.check_length(name, x.extent(2));
+  if (x.data() == nullptr && !x.empty()) raise(message(name) << ": data is null");
 }
 template <int N, class Q, class K, class V, class Out>
 void check_tokens(const pattern<N>& which, index_t batches, const Q& q, const K& k, const V& v,
@@ -63,6 +80,54 @@ void check_tokens(const pattern<N>& which, index_t batches, const Q& q, const K&
   check_tokens_of(which, "k", k, batches);
   check_tokens_of(which, "v", v, batches);
   check_tokens_of(which, "out", out, batches);
+}
+
+// Raises unless the caller's log-sum-exp, where there is one, is [B, H, N].
+template <class Real, class... Modifiers>
+void check_lse(const std::array<index_t, 3>& extents, const Modifiers&... modifiers) {
+  const auto lse = first_of<picks_lse>(modifiers...);
+  if constexpr (!std::is_null_pointer_v<std::remove_const_t<decltype(lse)>>) {
+    const auto to = lse->view.template lifted<3>();
+    static_assert(std::is_same_v<typename decltype(to)::element_type, Real>,
+                  "heed: lse_to has the type of the sums: double where an operand is, else float");
+    for (int axis = 0; axis < 3; ++axis) {
+      const index_t wanted = extents[static_cast<std::size_t>(axis)];
+      if (to.extent(axis) != wanted) {
+        raise(message("lse: axis ")
+              << axis << " has extent " << to.extent(axis) << ", call has " << wanted);
+      }
+    }
+  }
+}
+
+// Calls attend(options…) with scratch memory, and with a log-sum-exp where the caller wants one,
+// which then goes from [sequences, H, most_queries] to the caller's [B, H, N].
+template <class Real, class Attend, class... Modifiers>
+void attend_lists(const tile_lists& lists, index_t heads, workspace& memory, const Attend& attend,
+                  const Modifiers&... modifiers) {
+  const auto lse = first_of<picks_lse>(modifiers...);
+  if constexpr (std::is_null_pointer_v<std::remove_const_t<decltype(lse)>>) {
+    attend(scratch(memory));
+  } else {
+    const auto to = lse->view.template lifted<3>();
+    const std::array<index_t, 3> extents{lists.sequences(), heads, lists.most_queries};
+    const auto lay_out = [&](heed::detail::bump& from) {
+      return from.take<Real>(extents[0] * extents[1] * extents[2]);
+    };
+    heed::detail::bump counted;
+    lay_out(counted);
+    heed::detail::bump taken(memory.reserve(counted.bytes()));
+    const tensor_view<Real, 3> rows(lay_out(taken), extents);
+    attend(scratch(memory.inner()), lse_to{rows});
+    for (index_t s = 0; s < extents[0]; ++s) {
+      const index_t* tokens = lists.query_rows + s * lists.most_queries;
+      for (index_t h = 0; h < heads; ++h) {
+        for (index_t i = 0; i < lists.query_counts[s]; ++i) {
+          to(s / lists.tiles, h, tokens[i]) = rows(s, h, i);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace detail
