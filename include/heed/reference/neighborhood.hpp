@@ -133,6 +133,67 @@ inline void window_attention(const operand& q, const operand& k, const operand& 
   attention(q, k, v, out, how);
 }
 
+// ---- blocks with a halo
+// --------------------------------------------------------------------------
+
+// HaloNet: block b of an image of height·width keys sees its own keys and `halo` more on every
+// side; keys beyond the border are zero and count. Of every query_stride-th row and column there is
+// a query. rel_y, rel_x [2·(block + 2·halo) − 1, D], by place in the window − place in the block.
+struct halo_image {
+  index_t height, width;
+  index_t rows, columns;  // of a block
+  index_t halo_rows, halo_columns;
+  index_t query_stride = 1;
+};
+
+inline void halo_attention(const operand& q, const operand& k, const operand& v,
+                           tensor_view<double, 4> out, const halo_image& image,
+                           const std::vector<double>& rel_y, const std::vector<double>& rel_x) {
+  const index_t window_rows = image.rows + 2 * image.halo_rows,
+                window_columns = image.columns + 2 * image.halo_columns;
+  const index_t rows = image.rows / image.query_stride,
+                columns = image.columns / image.query_stride;
+  const index_t across = image.width / image.query_stride;
+  std::vector<double> query(static_cast<std::size_t>(q.depth())), key(query.size()),
+      value(static_cast<std::size_t>(v.depth()));
+  const auto dot = [&](const double* x) {
+    double sum = 0;
+    for (std::size_t d = 0; d < query.size(); ++d) sum += query[d] * x[d];
+    return sum;
+  };
+  for (index_t b = 0; b < q.batches(); ++b) {
+    for (index_t h = 0; h < q.heads(); ++h) {
+      const index_t key_head = h / (q.heads() / k.heads());
+      for (index_t i = 0; i < q.length(); ++i) {
+        q.read_row(b, h, i, query.data());
+        const index_t y = i / across, x = i % across;
+        std::vector<double> sum(value.size(), 0.0);
+        double total = 0;
+        for (index_t wy = 0; wy < window_rows; ++wy) {
+          for (index_t wx = 0; wx < window_columns; ++wx) {
+            const index_t ky = y / rows * image.rows - image.halo_rows + wy;
+            const index_t kx = x / columns * image.columns - image.halo_columns + wx;
+            const bool inside = ky >= 0 && ky < image.height && kx >= 0 && kx < image.width;
+            double score = dot(rel_y.data() + (wy - y % rows + window_rows - 1) * q.depth()) +
+                           dot(rel_x.data() + (wx - x % columns + window_columns - 1) * q.depth());
+            if (inside) {
+              k.read_row(b, key_head, ky * image.width + kx, key.data());
+              v.read_row(b, key_head, ky * image.width + kx, value.data());
+              score += dot(key.data()) / std::sqrt(static_cast<double>(q.depth()));
+            }
+            const double weight = std::exp(score);
+            total += weight;
+            for (std::size_t d = 0; inside && d < sum.size(); ++d) sum[d] += weight * value[d];
+          }
+        }
+        for (std::size_t d = 0; d < sum.size(); ++d) {
+          out(b, h, i, static_cast<index_t>(d)) = sum[d] / total;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace reference
 
 HEED_NAMESPACE_END
