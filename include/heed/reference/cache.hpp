@@ -47,11 +47,6 @@ token_scores for_each_kept_head(const operand& k, const kept_positions& kept, co
   }
   return scores;
 }
-inline std::vector<double> row_of(const operand& x, index_t b, index_t h, index_t at) {
-  std::vector<double> row(static_cast<std::size_t>(x.depth()));
-  x.read_row(b, h, at, row.data());
-  return row;
-}
 
 }  // namespace detail
 
@@ -136,7 +131,7 @@ inline token_scores l2_norm_scores(const operand& k, const kept_positions& kept)
       k, kept, [&](index_t b, index_t h, const std::vector<index_t>& list, double* scores) {
         for (const index_t p : list) {
           double sum = 0;
-          for (const double x : detail::row_of(k, b, h, p)) sum += x * x;
+          for (const double x : k.row(b, h, p)) sum += x * x;
           scores[p] = -std::sqrt(sum);
         }
       });
@@ -154,12 +149,12 @@ inline token_scores keydiff_scores(const operand& k, const kept_positions& kept)
         };
         std::vector<double> mean(static_cast<std::size_t>(k.depth()));
         for (const index_t p : list) {
-          const auto row = unit(detail::row_of(k, b, h, p));
+          const auto row = unit(k.row(b, h, p));
           for (std::size_t d = 0; d < row.size(); ++d) mean[d] += row[d];
         }
         mean = unit(mean);
         for (const index_t p : list) {
-          const auto row = unit(detail::row_of(k, b, h, p));
+          const auto row = unit(k.row(b, h, p));
           for (std::size_t d = 0; d < row.size(); ++d) scores[p] -= row[d] * mean[d];
         }
       });
@@ -181,12 +176,11 @@ inline token_scores lagkv_scores(const operand& k, const operand& v, const kept_
           for (const operand* x : {&k, &v}) {
             std::vector<double> deviation;
             for (index_t i = begin; i < begin + lag; ++i) {
-              auto row = detail::row_of(*x, b, h, list[static_cast<std::size_t>(i)]);
+              auto row = x->row(b, h, list[static_cast<std::size_t>(i)]);
               for (std::size_t d = 0; d < row.size(); ++d) {
                 double least = HUGE_VAL, most = -HUGE_VAL;
                 for (index_t j = begin + lag; j < begin + 2 * lag; ++j) {
-                  const double next =
-                      detail::row_of(*x, b, h, list[static_cast<std::size_t>(j)])[d];
+                  const double next = x->row(b, h, list[static_cast<std::size_t>(j)])[d];
                   least = std::min(least, next), most = std::max(most, next);
                 }
                 row[d] = (row[d] - least) / (most - least);
@@ -223,12 +217,12 @@ inline std::vector<double> quest_bounds(const operand& q, const operand& k, inde
       for (index_t p = 0; p < pages; ++p) {
         double most = -HUGE_VAL;
         for (index_t g = 0; g < group; ++g) {
-          const auto query = detail::row_of(q, b, h * group + g, q.length() - 1);
+          const auto query = q.row(b, h * group + g, q.length() - 1);
           double bound = 0;
           for (std::size_t d = 0; d < query.size(); ++d) {
             double product = -HUGE_VAL;
             for (index_t j = p * page; j < std::min(k.length(), (p + 1) * page); ++j) {
-              product = std::max(product, query[d] * detail::row_of(k, b, h, j)[d]);
+              product = std::max(product, query[d] * k.row(b, h, j)[d]);
             }
             bound += product;
           }

@@ -72,6 +72,11 @@ class operand {
   void read_row(index_t batch, index_t head, index_t at, double* row) const {
     read_row_(batch, head, at, row);
   }
+  std::vector<double> row(index_t batch, index_t head, index_t at) const {
+    std::vector<double> result(static_cast<std::size_t>(depth()));
+    read_row(batch, head, at, result.data());
+    return result;
+  }
 
  private:
   std::array<index_t, 4> extents_{};

@@ -17,17 +17,12 @@ namespace reference {
 
 namespace detail {
 
-inline std::vector<double> row_of(const operand& x, index_t batch, index_t head, index_t at) {
-  std::vector<double> row(static_cast<std::size_t>(x.depth()));
-  x.read_row(batch, head, at, row.data());
-  return row;
-}
 // Row of a table's head, and of vectors per head, which operands see as [1, 1, H, D].
 inline std::vector<double> table_row(const operand& table, index_t head, index_t entry) {
-  return row_of(table, 0, table.heads() == 1 ? 0 : head, entry);
+  return table.row(0, table.heads() == 1 ? 0 : head, entry);
 }
 inline std::vector<double> head_row(const operand& rows, index_t head) {
-  return row_of(rows, 0, 0, rows.length() == 1 ? 0 : head);
+  return rows.row(0, 0, rows.length() == 1 ? 0 : head);
 }
 inline double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0;
@@ -44,7 +39,7 @@ inline index_t entry_of(const position& p, index_t first, index_t entries) {
 inline score_map relative_embedding(const operand& q, const operand& table, index_t first,
                                     const operand& bias, double scale) {
   return [=](double s, const position& p) {
-    std::vector<double> query = detail::row_of(q, p.batch, p.head, p.q);
+    std::vector<double> query = q.row(p.batch, p.head, p.q);
     if (bias.length() > 0) {
       const std::vector<double> add = detail::head_row(bias, p.head);
       for (std::size_t d = 0; d < query.size(); ++d) query[d] += add[d];
@@ -58,17 +53,15 @@ inline score_map content_bias(const operand& k, index_t query_heads, const opera
                               double scale) {
   return [=](double s, const position& p) {
     const index_t key_head = p.head / (query_heads / k.heads());
-    return s + scale * detail::dot(detail::head_row(bias, p.head),
-                                   detail::row_of(k, p.batch, key_head, p.k));
+    return s + scale * detail::dot(detail::head_row(bias, p.head), k.row(p.batch, key_head, p.k));
   };
 }
 
 inline score_map pairwise(const operand& q, const operand& k, const operand& weights,
                           std::function<double(double)> f, double scale) {
   return [=](double, const position& p) {
-    const std::vector<double> query = detail::row_of(q, p.batch, p.head, p.q);
-    const std::vector<double> key =
-        detail::row_of(k, p.batch, p.head / (q.heads() / k.heads()), p.k);
+    const std::vector<double> query = q.row(p.batch, p.head, p.q);
+    const std::vector<double> key = k.row(p.batch, p.head / (q.heads() / k.heads()), p.k);
     const std::vector<double> weight = detail::head_row(weights, p.head);
     double sum = 0;
     for (std::size_t d = 0; d < query.size(); ++d) sum += weight[d] * f(query[d] + key[d]);
