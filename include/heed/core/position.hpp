@@ -210,6 +210,21 @@ concept score_function = requires(const F& f, float s, const position& p) {
   { f(s, p) } -> std::convertible_to<float>;
 };
 
+// A score that gradients can pass: derivative(s, p) = ∂f(s, p)/∂s, for the score s before f.
+template <class F>
+concept differentiable_score = score_function<F> &&
+    requires(const F& f, float s, const position& p) {
+  { f.derivative(s, p) } -> std::convertible_to<float>;
+};
+
+// Base of scores that add something to s which does not depend on s.
+struct additive_score {
+  template <class S, class P>
+  HEED_INLINE S derivative(S, const P&) const {
+    return S(1);
+  }
+};
+
 // Lets a mask or score compare its own sizes with the call's.
 template <class Modifier>
 void check_modifier(const Modifier& modifier, const call_shape& shape) {

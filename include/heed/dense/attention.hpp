@@ -174,6 +174,15 @@ void check_hooks(const Source& source, const Sink& sink, const engine::batch_lay
   check_modifier(sink, shape);
 }
 
+// The factor of q·k: 1/√D unless the call names one.
+HEED_NOINLINE inline double scale_factor(index_t depth, const scale* wanted) {
+  const double factor = wanted != nullptr ? wanted->value
+                        : depth == 0      ? 1.0
+                                          : 1.0 / __builtin_sqrt(static_cast<double>(depth));
+  if (!(factor - factor == 0)) raise("scale: value is not finite");
+  return factor;
+}
+
 // Everything behind the overloads of attention(). Result is the element type of what the caller
 // gets in the end, which chooses the tiles: out may hold a partial result, in the type of the sums.
 template <class Backend, class Result, class Q, class Out, class... Sources, class... Modifiers>
@@ -245,12 +254,7 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
                         sources);
                   }),
    ...);
-  const double depth = static_cast<double>(q.extent(3));
-  const scale* wanted_scale = find<scale>(modifiers...);
-  const double factor = wanted_scale != nullptr ? wanted_scale->value
-                        : depth == 0            ? 1.0
-                                                : 1.0 / __builtin_sqrt(depth);
-  if (!(factor - factor == 0)) raise("scale: value is not finite");
+  const double factor = scale_factor(q.extent(3), find<scale>(modifiers...));
 
   Problem problem{q, out, lse, queries, sources, static_cast<Real>(factor), sink};
   if (const count_tiles* counter = find<count_tiles>(modifiers...)) {

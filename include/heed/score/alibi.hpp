@@ -32,7 +32,7 @@ HEED_INLINE S subtract_distance(S s, score_real<S> slope, const P& p) {
 }  // namespace detail
 
 template <element T>
-class alibi {
+class alibi : public additive_score {
  public:
   explicit alibi(tensor_view<const T, 1> slopes)
       : slopes_(slopes.data()), heads_(slopes.extent(0)) {}
@@ -57,7 +57,7 @@ class alibi {
 template <class U>
 alibi(tensor_view<U, 1>) -> alibi<std::remove_const_t<U>>;
 
-class alibi_for_heads {
+class alibi_for_heads : public additive_score {
  public:
   explicit alibi_for_heads(index_t heads) : heads_(heads) {
     if (heads < 1) raise(message("alibi_for_heads: head count ") << heads << " is not positive");

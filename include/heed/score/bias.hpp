@@ -15,7 +15,7 @@
 HEED_NAMESPACE_BEGIN
 
 template <element T>
-class bias {
+class bias : public additive_score {
  public:
   template <class U, int Rank>
   explicit bias(tensor_view<U, Rank> view) {

@@ -73,7 +73,7 @@ class kerple_parameters {
 }  // namespace detail
 
 template <element T>
-class kerple_log {
+class kerple_log : public additive_score {
  public:
   kerple_log(tensor_view<const T, 1> r1, tensor_view<const T, 1> r2)
       : parameters_("kerple_log", r1, r2, std::numeric_limits<double>::max()) {}
@@ -93,7 +93,7 @@ class kerple_log {
 };
 
 template <element T>
-class kerple_power {
+class kerple_power : public additive_score {
  public:
   kerple_power(tensor_view<const T, 1> r1, tensor_view<const T, 1> r2)
       : parameters_("kerple_power", r1, r2, 2) {}

@@ -17,7 +17,7 @@
 HEED_NAMESPACE_BEGIN
 
 template <element T>
-class relative_table {
+class relative_table : public additive_score {
  public:
   template <class U, int Rank>
   relative_table(tensor_view<U, Rank> table, index_t radius) : radius_(radius) {

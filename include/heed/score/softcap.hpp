@@ -28,6 +28,14 @@ class softcap {
     return S(static_cast<real>(cap_)) * tanh(s * S(static_cast<real>(inverse_)));
   }
 
+  // 1 - tanh²(s / cap)
+  template <class S, class P>
+  HEED_INLINE S derivative(S s, const P&) const {
+    using real = detail::score_real<S>;
+    const S bent = tanh(s * S(static_cast<real>(inverse_)));
+    return S(real(1)) - bent * bent;
+  }
+
  private:
   // By its bits, so that it also holds under -ffast-math.
   static bool is_nan(double value) {

@@ -28,7 +28,7 @@
 HEED_NAMESPACE_BEGIN
 
 template <element T>
-class t5_relative_bias {
+class t5_relative_bias : public additive_score {
  public:
   // Most logarithmic buckets of a direction; T5 has 8 or 16, the largest in known use is 80.
   static constexpr index_t capacity = 256;
