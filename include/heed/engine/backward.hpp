@@ -12,6 +12,7 @@
 
 #include "../core/executor.hpp"
 #include "backward_loop.hpp"
+#include "bias_gradient.hpp"
 #include "problem.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -39,13 +40,11 @@ struct backward_problem : Views {
   index_t group() const { return key_heads() > 0 ? heads() / key_heads() : 0; }
   index_t depth() const { return this->q.extent(3); }
   index_t value_depth() const { return this->v.extent(3); }
-};
-
-// A wanted gradient of what is added to the scores in front of number From: the sum of dS over the
-// axes that have extent 1 in view [B|1, Hq|1, Lq|1, Lk|1].
-template <std::size_t From, class T>
-struct bias_gradient {
-  tensor_view<T, 4> view;
+  // The first of a sequence's rows of one head, counted in [B, Hq, Lq].
+  index_t row_number(index_t sequence, index_t head) const {
+    const rows_of_sequence rows = queries.at(sequence);
+    return (rows.batch * heads() + head) * this->q.extent(2) + rows.begin;
+  }
 };
 
 // Biases is a tuple of bias_gradient.
@@ -89,8 +88,7 @@ class backward {
  private:
   using Sink = typename Problem::sink_function;
   using sink_type = typename Problem::sink_type;
-  static constexpr index_t shares = 8;      // items that a KV head's dQ is summed in
-  static constexpr index_t bias_tiles = 8;  // tiles of rows of an item of a bias without keys
+  static constexpr index_t shares = 8;  // items that a KV head's dQ is summed in
   static constexpr index_t part_bytes = index_t{16} << 20;  // of dQ's parts in one wave, per worker
 
   struct pair_plan {
@@ -177,7 +175,7 @@ class backward {
     region_ = 0;
     std::apply(
         [this](const auto&... wanted) {
-          ((region_ = max(region_, bias_cut(wanted.view).size())), ...);
+          ((region_ = max(region_, bias_region(wanted, block_steps_, tile_rows))), ...);
         },
         biases_);
     const pair_plan most = for_each_plan([](index_t, const pair_plan&) {});
@@ -205,15 +203,10 @@ class backward {
     for_each_plan([this](index_t pair, const pair_plan& at) { plans_[pair] = at; });
   }
 
-  // Of exponents and deltas.
-  index_t row_number(const rows_of_sequence& rows, index_t head) const {
-    return (rows.batch * problem_.heads() + head) * problem_.q.extent(2) + rows.begin;
-  }
-
   // log2(e)·lse and δ of all rows of one sequence and head, and their share of the sink's gradient.
   void statistics(index_t sequence, index_t head) {
     const rows_of_sequence rows = problem_.queries.at(sequence);
-    const index_t from = row_number(rows, head);
+    const index_t from = problem_.row_number(sequence, head);
     Real sink_sum = 0;
     for (index_t i = 0; i < rows.count; ++i) {
       const index_t row = rows.begin + i;
@@ -245,42 +238,6 @@ class backward {
     return first;
   }
 
-  // Shows the tiles of queries of one head that see something of the block of keys in `worker`, and
-  // their steps: begin_tile(first query) once, then use(step, rows and keys as in visit()).
-  template <std::size_t From, class Begin, class Use>
-  HEED_INLINE void for_each_tile(tile& worker, index_t sequence, index_t head, index_t first_tile,
-                                 index_t last_tile, index_t first_key, index_t key_count,
-                                 const Begin& begin_tile, const Use& use) {
-    const rows_of_sequence rows = problem_.queries.at(sequence);
-    const index_t keys = problem_.keys.at(sequence).count;
-    const index_t from = row_number(rows, head);
-    for (index_t t = first_tile; t < last_tile; ++t) {
-      const index_t first = t * tile_rows, count = min(tile_rows, rows.count - first);
-      key_ranges steps;
-      key_ranges seen(first_key, first_key + key_count);
-      if constexpr (Problem::masked) {
-        seen =
-            visible_keys(problem_.mask, tile_extent{sequence, head, first, first + count, first_key,
-                                                    first_key + key_count, rows.count, keys});
-      }
-      for (const key_ranges::range& range : seen) {
-        steps.add((range.begin - first_key) / step_keys,
-                  ceil_div(range.end - first_key, step_keys));
-      }
-      if (steps.size() == 0) continue;
-      worker.load_queries(head, first, count, exponents_ + from + first, deltas_ + from + first);
-      begin_tile(first);
-      for (const key_ranges::range& range : steps) {
-        for (index_t step = range.begin; step < range.end; ++step) {
-          worker.template visit<From>(
-              step, [&](index_t row, index_t last_row, int key, int last_key, bool partial) {
-                use(step, row, last_row, key, last_key, partial);
-              });
-        }
-      }
-    }
-  }
-
   // dK and dV of a range of keys of one KV head, and its part of dQ.
   void run_item(index_t item, index_t pair, tile& worker) {
     const pair_plan& plan = plans_[pair];
@@ -298,9 +255,9 @@ class backward {
       worker.load_keys(problem_, sequence, key_head, first_key, last_key - first_key);
       for (index_t member = 0; member < problem_.group(); ++member) {
         Real* part = nullptr;
-        for_each_tile<0>(
-            worker, sequence, key_head * problem_.group() + member, 0, tiles, first_key,
-            last_key - first_key,
+        const index_t head = key_head * problem_.group() + member;
+        worker.template for_each_tile<0>(
+            head, 0, tiles, all_rows().from(problem_.row_number(sequence, head)),
             [&](index_t first) {
               const index_t count = min(tile_rows, queries - first);
               part = parts_ +
@@ -316,6 +273,8 @@ class backward {
       worker.store_keys(key_head);
     }
   }
+
+  row_statistics<Real> all_rows() const { return {exponents_, deltas_}; }
 
   // A share of a KV head's dQ: the sum of its parts.
   void sum_queries(index_t pair, index_t share) {
@@ -366,81 +325,12 @@ class backward {
     }
   }
 
-  // How the gradient of a bias is cut: items by its batch, head, and keys or rows.
-  struct cut {
-    index_t extents[4];
-    index_t items_along, rows, keys;  // items along keys or rows; rows and keys of an item's region
-    index_t size() const { return rows * keys; }
-  };
-  template <class T>
-  cut bias_cut(const tensor_view<T, 4>& view) const {
-    cut result{{view.extent(0), view.extent(1), view.extent(2), view.extent(3)}, 1, 1, 1};
-    const index_t queries = result.extents[2], keys = result.extents[3];
-    if (keys > 1) {
-      result.keys = min(block_steps_ * step_keys, keys);
-      result.rows = queries;
-      result.items_along = ceil_div(keys, block_steps_ * step_keys);
-    } else if (queries > 1) {
-      result.rows = min(bias_tiles * tile_rows, queries);
-      result.items_along = ceil_div(queries, bias_tiles * tile_rows);
-    }
-    return result;
-  }
-
   template <class Executor, std::size_t From, class T>
   void run_bias(Executor& executor, const bias_gradient<From, T>& wanted) {
-    const cut how = bias_cut(wanted.view);
-    executor.run(how.extents[0] * how.extents[1] * how.items_along, [&](index_t item, int worker) {
-      run_bias_item(wanted, how, item, tiles_[worker], regions_ + worker * region_);
+    const bias_sweep<tile, Problem, From, T> sweep(problem_, wanted, block_steps_, all_rows());
+    executor.run(sweep.items(), [&](index_t item, int worker) {
+      sweep.run_item(item, tiles_[worker], regions_ + worker * region_);
     });
-  }
-
-  template <std::size_t From, class T>
-  void run_bias_item(const bias_gradient<From, T>& wanted, const cut& how, index_t item,
-                     tile& worker, Real* region) {
-    const auto& [batches, heads, queries, keys] = how.extents;
-    const index_t along = item % how.items_along;
-    const index_t head = item / how.items_along % heads, batch = item / how.items_along / heads;
-    const index_t block = block_steps_ * step_keys;
-    const index_t first_key = keys > 1 ? along * block : 0;
-    const index_t first_tile = keys == 1 && queries > 1 ? along * bias_tiles : 0;
-    const index_t row_stride = queries > 1 ? how.keys : 0, key_stride = keys > 1 ? 1 : 0;
-    std::fill(region, region + how.size(), Real(0));
-    const index_t last_sequence = batches > 1 ? batch + 1 : problem_.queries.sequences;
-    const index_t last_head = heads > 1 ? head + 1 : problem_.heads();
-    for (index_t s = batches > 1 ? batch : 0; s < last_sequence; ++s) {
-      const index_t key_count = problem_.keys.at(s).count;
-      const index_t last_key = keys > 1 ? min(first_key + block, key_count) : key_count;
-      const index_t last_tile =
-          keys == 1 && queries > 1 ? min(first_tile + bias_tiles, tiles_of(s)) : tiles_of(s);
-      for (index_t h = heads > 1 ? head : 0; h < last_head; ++h) {
-        for (index_t key = first_key; key < last_key; key += block) {
-          const index_t count = min(block, last_key - key);
-          worker.load_keys(problem_, s, h / problem_.group(), key, count);
-          Real* of_tile = region;
-          for_each_tile<From>(
-              worker, s, h, first_tile, last_tile, key, count,
-              [&](index_t first) {
-                of_tile = region + (first - first_tile * tile_rows) * row_stride;
-              },
-              [&](index_t step, index_t row, index_t last_row, int from, int to, bool) {
-                for (index_t r = row; r < last_row; ++r) {
-                  const Real* d_s = worker.score_gradients(r);
-                  Real* sums =
-                      of_tile + r * row_stride + (key - first_key + step * step_keys) * key_stride;
-                  for (int c = from; c < to; ++c) sums[c * key_stride] += d_s[c];
-                }
-              });
-        }
-      }
-    }
-    const index_t first_row = first_tile * tile_rows;
-    for (index_t r = 0; r < how.rows && first_row + r < queries; ++r) {
-      for (index_t c = 0; c < how.keys && first_key + c < keys; ++c) {
-        wanted.view(batch, head, first_row + r, first_key + c) =
-            narrow<T>(region[r * how.keys + c]);
-      }
-    }
   }
 
   const Problem& problem_;

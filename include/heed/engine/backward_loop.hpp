@@ -15,87 +15,19 @@
 #include "../backend/products.hpp"
 #include "../core/softmax_state.hpp"
 #include "../core/workspace.hpp"
-#include "hooks.hpp"
+#include "gradient_row.hpp"
 #include "plan.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace engine {
 
-// ∂score/∂s on one value, scalar or pack.
-template <class S, class Score, class P>
-HEED_INLINE S apply_derivative(const Score& score, S s, const P& p) {
-  return apply_score([&score](auto value, const auto& at)
-                         HEED_LAMBDA_INLINE -> decltype(score.derivative(
-                                                value, at)) { return score.derivative(value, at); },
-                     s, p);
-}
-
-// What the elementwise step knows about a row of scores.
+// Of the rows of one sequence and head: log2(e)·lse, or dead_exponent of a row without keys; δ.
 template <class Real>
-struct row_terms {
-  Real scale;     // of q·k
-  Real exponent;  // log2(e)·lse
-  Real delta;     // δ
+struct row_statistics {
+  const Real* exponents;
+  const Real* deltas;
+  row_statistics from(index_t row) const { return {exponents + row, deltas + row}; }
 };
-
-// p ← P and ds ← dS of `count` keys from first.k on, where p comes with q·k and ds with dP. Keys
-// whose bit is clear get 0. The derivatives taken are those of the scores from number From on: dS
-// is the gradient of what enters the score of that number. Keys from `end` on do not exist.
-template <std::size_t From, class Lanes, class Real, int N, class Scores>
-HEED_INLINE void gradient_row(const Scores& scores, Real* p, Real* ds, const row_terms<Real>& row,
-                              position first, int count, index_t end, const std::uint64_t* bits) {
-  using S = std::conditional_t<N == 1, Real, pack<Real, (N > 1 ? N : 2)>>;
-  constexpr Real log2_e = softmax_state<Real>::log2_e;
-  const S scale(row.scale), exponent(row.exponent), delta(row.delta);
-  for (int c = 0; c < count; c += N, first.k += N) {
-    S value, slope(Real(1)), change, weight;
-    if constexpr (N == 1) {
-      value = p[c] * scale, change = ds[c];
-    } else {
-      value = load_pack<S>(p + c) * scale, change = load_pack<S>(ds + c);
-    }
-    if constexpr (std::tuple_size_v<Scores> != 0) {
-      const auto at = [&]() HEED_LAMBDA_INLINE {
-        if constexpr (N == 1) {
-          return first;
-        } else {
-          return pack_at<Real, N>(first, end);
-        }
-      }();
-      [&]<std::size_t... I>(std::index_sequence<I...>) HEED_LAMBDA_INLINE {
-        const auto step = [&](auto number, const auto& score) HEED_LAMBDA_INLINE {
-          if constexpr (decltype(number)::value >= From) {
-            slope = slope * apply_derivative(score, value, at);
-          }
-          value = apply_score(score, value, at);
-        };
-        (step(std::integral_constant<std::size_t, I>{}, std::get<I>(scores)), ...);
-      }
-      (std::make_index_sequence<std::tuple_size_v<Scores>>{});
-    }
-    value = value * S(log2_e) - exponent;
-    if constexpr (requires { Lanes::exp2(value); }) {
-      weight = Lanes::exp2(value);
-    } else {
-      weight = exp2(value);
-    }
-    change = weight * (change - delta) * slope;
-    if (bits != nullptr) {
-      if constexpr (N == 1) {
-        if ((*bits >> c & 1) == 0) weight = change = 0;
-      } else {
-        const auto seen = from_bits<Real, N>(*bits >> c);
-        weight = select(seen, weight, S(Real(0)));
-        change = select(seen, change, S(Real(0)));
-      }
-    }
-    if constexpr (N == 1) {
-      p[c] = weight, ds[c] = change;
-    } else {
-      store_pack(p + c, weight), store_pack(ds + c, change);
-    }
-  }
-}
 
 // Scratch of one worker, and what it does with a block of keys and a tile of queries. Problem is
 // engine::backward_problem.
@@ -158,61 +90,30 @@ class backward_tile {
     std::fill(d_v_, d_v_ + count * value_width_, Real(0));
   }
 
-  // Queries [first, first + count), count ≤ tile_rows. `exponents` and `deltas` are of the first.
-  void load_queries(index_t head, index_t first, index_t count, const Real* exponents,
-                    const Real* deltas) {
-    const rows_of_sequence rows = problem_->queries.at(sequence_);
-    head_ = head, first_query_ = first, rows_ = count, query_count_ = rows.count;
-    exponents_ = exponents, deltas_ = deltas;
-    load(problem_->q, rows.batch, head, rows.begin + first, count, depth_, q_, width_);
-    load(problem_->d_out, rows.batch, head, rows.begin + first, count, value_depth_, d_out_,
-         value_width_);
-    finite_queries_ = all_finite(q_, count * width_) && all_finite(d_out_, count * value_width_);
-    dead_rows_ = false;
-    for (index_t r = 0; r < count; ++r) dead_rows_ = dead_rows_ || is_dead(exponents[r]);
-  }
-
-  // P and dS of the loaded queries and one step of the block, tile by visible tile, each followed
-  // by use(first row, one past the last, first key of the step, one past the last, partial).
-  template <std::size_t From, class Use>
-  HEED_INLINE void visit(index_t step, const Use& use) {
-    const index_t begin = first_key_ + step * step_keys;
-    const int count = static_cast<int>(min(step_keys, key_count_ - step * step_keys));
-    visibility seen = visibility::all;
-    if constexpr (Problem::masked) {
-      seen = tile_visibility(problem_->mask, extent(begin, begin + count));
-    }
-    if (seen == visibility::none) {
-      ++counts_.none;
-      return;
-    }
-    if (seen == visibility::all && !dead_rows_) {
-      ++counts_.all;
-      compute<From>(step, 0, rows_, 0, count, false);
-      use(index_t{0}, rows_, 0, count, false);
-      return;
-    }
-    const std::uint64_t full = ~std::uint64_t{0} >> (64 - count);
-    std::uint64_t any = 0, all = full;
-    for (index_t r = 0; r < rows_; ++r) {
-      bits_[r] = is_dead(exponents_[r]) ? 0 : full;
+  // Shows the tiles of queries [first, last)·tile_rows of one head that see something of the block:
+  // begin_tile(first query) once, then use(step, …), as visit() does, for each of its steps.
+  template <std::size_t From, class Begin, class Use>
+  HEED_INLINE void for_each_tile(index_t head, index_t first_tile, index_t last_tile,
+                                 const row_statistics<Real>& rows, const Begin& begin_tile,
+                                 const Use& use) {
+    const index_t queries = problem_->queries.at(sequence_).count;
+    for (index_t t = first_tile; t < last_tile; ++t) {
+      head_ = head, first_query_ = t * tile_rows, query_count_ = queries;
+      rows_ = min(tile_rows, queries - first_query_);
+      key_ranges seen(first_key_, first_key_ + key_count_), steps;
       if constexpr (Problem::masked) {
-        if (bits_[r] != 0 && seen == visibility::some) {
-          bits_[r] = visible_bits<Real, lanes>(problem_->mask, at(r, begin), count);
-        }
+        seen = visible_keys(problem_->mask, extent(first_key_, first_key_ + key_count_));
       }
-      any |= bits_[r], all &= bits_[r];
-    }
-    ++(any == 0 ? counts_.none : all == full ? counts_.all : counts_.some);
-    const index_t rows_at_once = all == full ? rows_ : strip_rows;
-    for (index_t r = 0; any != 0 && r < rows_; r += rows_at_once) {
-      const index_t last = min(r + rows_at_once, rows_);
-      std::uint64_t some = 0, every = full;
-      for (index_t i = r; i < last; ++i) some |= bits_[i], every &= bits_[i];
-      if (some == 0) continue;
-      const int from = __builtin_ctzll(some) / lanes * lanes, to = 64 - __builtin_clzll(some);
-      compute<From>(step, r, last, from, to, every != full);
-      use(r, last, from, to, every != full);
+      for (const key_ranges::range& range : seen) {
+        steps.add((range.begin - first_key_) / step_keys,
+                  ceil_div(range.end - first_key_, step_keys));
+      }
+      if (steps.size() == 0) continue;
+      load_queries(rows);
+      begin_tile(first_query_);
+      for (const key_ranges::range& range : steps) {
+        for (index_t step = range.begin; step < range.end; ++step) visit<From>(step, use);
+      }
     }
   }
 
@@ -304,6 +205,62 @@ class backward_tile {
   const tile_counts& counts() const { return counts_; }
 
  private:
+  // The rows of the tile that was chosen.
+  void load_queries(const row_statistics<Real>& statistics) {
+    const rows_of_sequence rows = problem_->queries.at(sequence_);
+    exponents_ = statistics.exponents + first_query_, deltas_ = statistics.deltas + first_query_;
+    const index_t first = rows.begin + first_query_;
+    load(problem_->q, rows.batch, head_, first, rows_, depth_, q_, width_);
+    load(problem_->d_out, rows.batch, head_, first, rows_, value_depth_, d_out_, value_width_);
+    finite_queries_ = all_finite(q_, rows_ * width_) && all_finite(d_out_, rows_ * value_width_);
+    dead_rows_ = false;
+    for (index_t r = 0; r < rows_; ++r) dead_rows_ = dead_rows_ || is_dead(exponents_[r]);
+  }
+
+  // P and dS of the loaded queries and one step of the block, tile by visible tile, each followed
+  // by use(step, first row, one past the last, first key of the step, one past the last, partial).
+  template <std::size_t From, class Use>
+  HEED_INLINE void visit(index_t step, const Use& use) {
+    const index_t begin = first_key_ + step * step_keys;
+    const int count = static_cast<int>(min(step_keys, key_count_ - step * step_keys));
+    visibility seen = visibility::all;
+    if constexpr (Problem::masked) {
+      seen = tile_visibility(problem_->mask, extent(begin, begin + count));
+    }
+    if (seen == visibility::none) {
+      ++counts_.none;
+      return;
+    }
+    if (seen == visibility::all && !dead_rows_) {
+      ++counts_.all;
+      compute<From>(step, 0, rows_, 0, count, false);
+      use(step, index_t{0}, rows_, 0, count, false);
+      return;
+    }
+    const std::uint64_t full = ~std::uint64_t{0} >> (64 - count);
+    std::uint64_t any = 0, all = full;
+    for (index_t r = 0; r < rows_; ++r) {
+      bits_[r] = is_dead(exponents_[r]) ? 0 : full;
+      if constexpr (Problem::masked) {
+        if (bits_[r] != 0 && seen == visibility::some) {
+          bits_[r] = visible_bits<Real, lanes>(problem_->mask, at(r, begin), count);
+        }
+      }
+      any |= bits_[r], all &= bits_[r];
+    }
+    ++(any == 0 ? counts_.none : all == full ? counts_.all : counts_.some);
+    const index_t rows_at_once = all == full ? rows_ : strip_rows;
+    for (index_t r = 0; any != 0 && r < rows_; r += rows_at_once) {
+      const index_t last = min(r + rows_at_once, rows_);
+      std::uint64_t some = 0, every = full;
+      for (index_t i = r; i < last; ++i) some |= bits_[i], every &= bits_[i];
+      if (some == 0) continue;
+      const int from = __builtin_ctzll(some) / lanes * lanes, to = 64 - __builtin_clzll(some);
+      compute<From>(step, r, last, from, to, every != full);
+      use(step, r, last, from, to, every != full);
+    }
+  }
+
   position at(index_t row, index_t key) const {
     return {sequence_, head_, first_query_ + row, key, query_count_, keys_.count};
   }
