@@ -68,6 +68,16 @@ constexpr const auto& without_side(const M& modifier) {
   }
 }
 
+template <class... Modifiers>
+void check_biases([[maybe_unused]] const call_shape& gathering,
+                  [[maybe_unused]] const call_shape& spreading, const Modifiers&... modifiers) {
+  [[maybe_unused]] const auto check = [&]<class M>(const M& modifier) {
+    if constexpr (is_gather_bias<M>) modifier.added.check(gathering);
+    if constexpr (is_spread_bias<M>) modifier.added.check(spreading);
+  };
+  (check(modifiers), ...);
+}
+
 HEED_NOINLINE inline void check_agents(const heed::detail::operand& q,
                                        const heed::detail::operand& agents,
                                        const heed::detail::operand& out) {
@@ -112,14 +122,8 @@ void agent(const Q& queries, const K& keys, const V& values, Out&& result, const
       detail::checked_lengths<query_lengths>("query_lengths", batches, q.extent(2), modifiers...);
   const index_t* key_counts =
       detail::checked_lengths<key_lengths>("key_lengths", batches, k.extent(2), modifiers...);
-  const auto check_bias = [&]<class M>(const M& modifier) {
-    if constexpr (detail::is_gather_bias<M>) {
-      modifier.added.check({batches, heads, count, k.extent(2)});
-    } else if constexpr (detail::is_spread_bias<M>) {
-      modifier.added.check({batches, heads, q.extent(2), count});
-    }
-  };
-  (check_bias(modifiers), ...);
+  detail::check_biases({batches, heads, count, k.extent(2)}, {batches, heads, q.extent(2), count},
+                       modifiers...);
 
   detail::call_memory memory(modifiers...);
   tensor_view<Real, 4> gathered;
