@@ -115,7 +115,7 @@ void ring_attention(MPI_Comm communicator, const QueryLayout& query_layout,
   using Real = accumulator<typename decltype(q)::value_type, key_type, value_type,
                            typename decltype(out)::value_type>;
   const detail::process self(communicator);
-  detail::call_memory memory(modifiers...);
+  composed::call_memory memory(modifiers...);
 
   detail::placement at{query_layout.of(self.rank), {}, query_layout.length, key_layout.length};
   detail::agree(communicator, self, detail::summarise(q, k, v, out, at.queries, at.keys),

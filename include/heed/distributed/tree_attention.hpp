@@ -43,7 +43,7 @@ void tree_attention(MPI_Comm communicator, const Layout& layout, const Q& querie
   using Real = accumulator<typename decltype(q)::value_type, typename decltype(k)::value_type,
                            typename decltype(v)::value_type, typename decltype(out)::value_type>;
   const detail::process self(communicator);
-  detail::call_memory memory(modifiers...);
+  composed::call_memory memory(modifiers...);
 
   const index_t length = q.extent(2);
   const detail::placement at{

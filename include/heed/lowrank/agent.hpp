@@ -125,13 +125,13 @@ void agent(const Q& queries, const K& keys, const V& values, Out&& result, const
   detail::check_biases({batches, heads, count, k.extent(2)}, {batches, heads, q.extent(2), count},
                        modifiers...);
 
-  detail::call_memory memory(modifiers...);
+  composed::call_memory memory(modifiers...);
   tensor_view<Real, 4> gathered;
   memory.carve([&](heed::detail::bump& take) {
     gathered = detail::take_view<Real>(take, batches, heads, count, v.extent(3));
   });
   const scratch inner = memory.inner();
-  detail::with_kept<detail::is_for_gathering>(
+  composed::with_kept<detail::is_for_gathering>(
       [&](const auto&... kept) {
         heed::attention<Backend>(a, k, v, gathered, inner, detail::without_side(kept)...);
       },
@@ -139,7 +139,7 @@ void agent(const Q& queries, const K& keys, const V& values, Out&& result, const
   detail::plus_convolution<Real>(
       filter, v, out, query_counts, key_counts, inner,
       [&](const auto& to, const scratch& memory_inside) {
-        detail::with_kept<detail::is_for_spreading>(
+        composed::with_kept<detail::is_for_spreading>(
             [&](const auto&... kept) {
               heed::attention<Backend>(q, a, gathered, to, memory_inside,
                                        detail::without_side(kept)...);
@@ -162,13 +162,13 @@ void agent(const Q& queries, const K& keys, const V& values, Out&& result,
   detail::check_grid("agents", agents.agents);
   const index_t* lengths = detail::checked_lengths<query_lengths>("query_lengths", q.extent(0),
                                                                   q.extent(2), modifiers...);
-  detail::call_memory memory(modifiers...);
+  composed::call_memory memory(modifiers...);
   tensor_view<Real, 4> means;
   memory.carve([&](heed::detail::bump& take) {
     means =
         detail::take_view<Real>(take, q.extent(0), q.extent(1), agents.agents.size(), q.extent(3));
   });
-  detail::with_executor(
+  composed::with_executor(
       [&](auto& executor) {
         detail::pool(q, agents.queries, means, agents.agents, lengths, executor);
       },

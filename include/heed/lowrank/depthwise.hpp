@@ -163,7 +163,7 @@ void plus_convolution(const Filter& filter, const tensor_view<V, 4>& v,
     attend(out, own);
   } else {
     constexpr bool in_place = std::is_same_v<Out, Real>;
-    call_memory memory(own);
+    composed::call_memory memory(own);
     Real* taps = nullptr;
     tensor_view<Real, 4> sums;
     memory.carve([&](heed::detail::bump& take) {
@@ -173,7 +173,7 @@ void plus_convolution(const Filter& filter, const tensor_view<V, 4>& v,
     });
     if constexpr (in_place) sums = out;
     attend(sums, memory.inner());
-    with_executor(
+    composed::with_executor(
         [&](auto& executor) {
           add_convolution(filter, sums, v, out, queries, keys, taps, executor);
         },

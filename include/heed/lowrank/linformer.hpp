@@ -50,9 +50,9 @@ void linformer(const Q& q, const K& k, const V& v, const E& e, const F& f, Out&&
   const index_t* lengths =
       detail::checked_lengths<key_lengths>("key_lengths", batches, keys.extent(2), modifiers...);
 
-  detail::call_memory memory(modifiers...);
+  composed::call_memory memory(modifiers...);
   tensor_view<Real, 4> small_keys, small_values;
-  detail::with_executor(
+  composed::with_executor(
       [&](auto& executor) {
         Real* copies = nullptr;
         memory.carve([&](heed::detail::bump& take) {
@@ -66,7 +66,7 @@ void linformer(const Q& q, const K& k, const V& v, const E& e, const F& f, Out&&
       },
       modifiers...);
   const scratch inner = memory.inner();
-  detail::with_kept<detail::goes_on_to_attention>(
+  composed::with_kept<detail::goes_on_to_attention>(
       [&](const auto&... kept) {
         heed::attention<Backend>(q, small_keys, small_values, std::forward<Out>(out), inner,
                                  kept...);

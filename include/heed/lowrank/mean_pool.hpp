@@ -116,7 +116,7 @@ void mean_pool(const X& x, grid from, Out&& out, grid to, const Modifiers&... mo
   detail::check_pool(heed::detail::erase("x", in), from, heed::detail::erase("out", means), to);
   const index_t* lengths =
       detail::checked_lengths<key_lengths>("key_lengths", in.extent(0), in.extent(2), modifiers...);
-  detail::with_executor(
+  composed::with_executor(
       [&](auto& executor) { detail::pool(in, from, means, to, lengths, executor); }, modifiers...);
 }
 

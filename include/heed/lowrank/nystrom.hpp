@@ -56,7 +56,7 @@ void nystrom(const Q& queries, const K& keys, const V& values, Out&& result, con
       detail::checked_lengths<key_lengths>("key_lengths", batches, k.extent(2), modifiers...);
   const bool exact = m >= k.extent(2);
 
-  detail::call_memory memory(modifiers...);
+  composed::call_memory memory(modifiers...);
   tensor_view<Real, 4> small_q, small_k, identity, overlap, inverse, gathered, mixed;
   memory.carve([&](heed::detail::bump& take) {
     const index_t count = exact ? 0 : m;
@@ -74,14 +74,14 @@ void nystrom(const Q& queries, const K& keys, const V& values, Out&& result, con
   };
   if (exact) {
     return add_local([&](const auto& to, const scratch& memory_inside) {
-      detail::with_kept<detail::is_option_of_both>(
+      composed::with_kept<detail::is_option_of_both>(
           [&](const auto&... kept) {
             heed::attention<Backend>(q, k, v, to, memory_inside, kept...);
           },
           modifiers...);
     });
   }
-  detail::with_executor(
+  composed::with_executor(
       [&](auto& executor) {
         detail::pool(q, grid{q.extent(2)}, small_q, grid{m}, query_counts, executor);
         detail::pool(k, grid{k.extent(2)}, small_k, grid{m}, key_counts, executor);
@@ -90,17 +90,17 @@ void nystrom(const Q& queries, const K& keys, const V& values, Out&& result, con
   // The weights of m × m scores are what attention makes of the identity as values.
   for (index_t i = 0; i < m * m; ++i) identity.data()[i] = i % (m + 1) == 0 ? Real(1) : Real(0);
   const tensor_view<Real, 4> unit(identity.data(), {batches, heads, m, m}, {0, 0, m, 1});
-  detail::with_kept<detail::is_plain_option>(
+  composed::with_kept<detail::is_plain_option>(
       [&](const auto&... kept) {
         heed::attention<Backend>(small_q, small_k, unit, overlap, inner, kept...);
       },
       modifiers...);
-  detail::with_kept<detail::is_option_of_keys>(
+  composed::with_kept<detail::is_option_of_keys>(
       [&](const auto&... kept) {
         heed::attention<Backend>(small_q, k, v, gathered, inner, kept...);
       },
       modifiers...);
-  detail::with_executor(
+  composed::with_executor(
       [&](auto& executor) {
         pseudo_inverse<Backend>(overlap, inverse, how.inverse, on{executor}, inner);
         executor.run(batches * heads, [&](index_t item, int) {
@@ -113,7 +113,7 @@ void nystrom(const Q& queries, const K& keys, const V& values, Out&& result, con
       },
       modifiers...);
   add_local([&](const auto& to, const scratch& memory_inside) {
-    detail::with_kept<detail::is_option_of_queries>(
+    composed::with_kept<detail::is_option_of_queries>(
         [&](const auto&... kept) {
           heed::attention<Backend>(q, small_k, mixed, to, memory_inside, kept...);
         },

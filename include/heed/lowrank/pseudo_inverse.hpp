@@ -121,8 +121,8 @@ void pseudo_inverse(const A& a, Z&& z, const inverse_options& how = {},
   detail::check_inverse(from, to, how.iterations);
 
   const index_t m = from.extent(2), heads = from.extent(1), count = from.extent(0) * heads;
-  detail::call_memory memory(modifiers...);
-  detail::with_executor(
+  composed::call_memory memory(modifiers...);
+  composed::with_executor(
       [&](auto& executor) {
         detail::norms<Real>* maxima = nullptr;
         Real* matrices = nullptr;  // per worker

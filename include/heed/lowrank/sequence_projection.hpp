@@ -98,8 +98,8 @@ void project_sequence(const X& x, const E& e, Out&& out, const Modifiers&... mod
   heed::detail::check_disjoint(result, from);
   const index_t* lengths = detail::checked_lengths<key_lengths>("key_lengths", tokens.extent(0),
                                                                 tokens.extent(2), modifiers...);
-  detail::call_memory memory(modifiers...);
-  detail::with_executor(
+  composed::call_memory memory(modifiers...);
+  composed::with_executor(
       [&](auto& executor) {
         Real* copies = nullptr;
         memory.carve([&](heed::detail::bump& take) {

@@ -1,35 +1,14 @@
-// What distributed calls share: scratch memory, partial results that travel, and the modifiers that
-// go on to the attention of one block.
+// What distributed calls share: partial results that travel, and the modifiers that go on to the
+// attention of one block.
 #pragma once
 
-#include "../../dense/attention.hpp"
+#include "../../dense/composed.hpp"
 #include "../../dense/merge.hpp"
 #include "../placed.hpp"
 #include "mpi.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace distributed::detail {
-
-template <class... Modifiers>
-class call_memory {
- public:
-  explicit call_memory(const Modifiers&... modifiers)
-      : named_(heed::detail::find<scratch>(modifiers...)) {}
-
-  workspace& get() { return named_ != nullptr ? named_->memory : own_.get(); }
-  scratch inner() { return scratch(get().inner()); }
-  template <class LayOut>
-  void carve(const LayOut& lay_out) {
-    heed::detail::bump counted;
-    lay_out(counted);
-    heed::detail::bump taken(get().reserve(counted.bytes()));
-    lay_out(taken);
-  }
-
- private:
-  const scratch* named_;
-  thread_workspace own_;
-};
 
 // Attention of all queries over some of the keys, in one piece of whole lines: out, then lse.
 template <class Real>
@@ -65,19 +44,15 @@ void with_placed(const Use& use, const placement& at, const Modifiers&... modifi
   std::apply(use, std::tuple_cat(placed<Consecutive, Keep>(modifiers, at)...));
 }
 
+template <class M>
+struct of_the_merge : std::bool_constant<heed::detail::is_lse_to<M> || heed::detail::is_on<M>> {};
+
 // The union of parts, in the caller's output and log-sum-exp.
 template <class Real, class Out, class... Modifiers>
 void write_merged(std::initializer_list<part<Real>> parts, const Out& out,
                   const Modifiers&... modifiers) {
-  [[maybe_unused]] const auto keep = []<class M>(const M& modifier) {
-    if constexpr (heed::detail::is_lse_to<M> || heed::detail::is_on<M>) {
-      return std::tuple<const M&>(modifier);
-    } else {
-      return std::tuple<>();
-    }
-  };
-  std::apply([&](const auto&... kept) { merge(parts, out, kept...); },
-             std::tuple_cat(keep(modifiers)...));
+  composed::with_kept<of_the_merge>([&](const auto&... kept) { merge(parts, out, kept...); },
+                                    modifiers...);
 }
 
 }  // namespace distributed::detail

@@ -1,59 +1,11 @@
-// What calls of this family share: the executor and the scratch memory that their modifiers name,
-// and the modifiers that go on to the attention calls inside.
+// What calls of this family share: checks, scratch tensors, and the options that go on to the
+// attention calls inside.
 #pragma once
 
-#include <tuple>
-
-#include "../../core/workspace.hpp"
-#include "../../dense/attention.hpp"
+#include "../../dense/composed.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace lowrank::detail {
-
-// Scratch memory of one call. Arrays are carved out of it once; calls that are made while they are
-// in use get the inner workspace.
-template <class... Modifiers>
-class call_memory {
- public:
-  explicit call_memory(const Modifiers&... modifiers)
-      : named_(heed::detail::find<scratch>(modifiers...)) {}
-
-  template <class LayOut>
-  void carve(const LayOut& lay_out) {
-    heed::detail::bump counted;
-    lay_out(counted);
-    heed::detail::bump taken(memory().reserve(counted.bytes()));
-    lay_out(taken);
-  }
-  scratch inner() { return scratch(memory().inner()); }
-
- private:
-  workspace& memory() { return named_ != nullptr ? named_->memory : own_.get(); }
-
-  const scratch* named_;
-  thread_workspace own_;
-};
-
-// Calls use(runner) with the executor among the modifiers, or with serial.
-template <class Use, class... Modifiers>
-void with_executor(const Use& use, const Modifiers&... modifiers) {
-  serial on_this_thread;
-  const on<serial> default_runner(on_this_thread);
-  use(heed::detail::pick<heed::detail::picks_executor>(default_runner, modifiers...).runner);
-}
-
-// Calls use(kept...) with the modifiers that Keep picks, as references.
-template <template <class> class Keep, class Use, class... Modifiers>
-void with_kept(const Use& use, const Modifiers&... modifiers) {
-  [[maybe_unused]] const auto keep = []<class M>(const M& modifier) {
-    if constexpr (Keep<M>::value) {
-      return std::tuple<const M&>(modifier);
-    } else {
-      return std::tuple<>();
-    }
-  };
-  std::apply(use, std::tuple_cat(keep(modifiers)...));
-}
 
 // Options that go on to every attention inside, and those that are about its queries or its keys.
 template <class M>
