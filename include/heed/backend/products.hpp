@@ -18,42 +18,14 @@
 #include <type_traits>
 
 #include "detail/lane_operations.hpp"
-#include "scalar.hpp"
-#include "select.hpp"
+#include "vectors.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend {
 
-namespace detail {
-
-// Vectors of one lane: the plain loops of the scalar backend.
-template <class Real>
-struct single_lanes {
-  using pack_type = pack<Real, 1>;
-  static constexpr int rows = 2;
-  static constexpr int columns = 2;
-  HEED_INLINE static pack_type fma(pack_type a, pack_type b, pack_type c) { return a * b + c; }
-};
-
-template <class Backend, class Real>
-struct product_lanes {
-  using type = typename Backend::template lanes<Real>;
-};
-template <class Real>
-struct product_lanes<scalar, Real> {
-  using type = single_lanes<Real>;
-};
-#if defined(HEED_HAS_AMX)
-// Products of float and double do not run on the matrix unit.
-template <class Real>
-struct product_lanes<amx, Real> : product_lanes<avx512, Real> {};
-#endif
-
-}  // namespace detail
-
 template <class Backend, class Real>
 struct products {
-  using lanes_type = typename detail::product_lanes<Backend, Real>::type;
+  using lanes_type = typename vectors<Backend, Real>::lanes_type;
   using pack_type = typename lanes_type::pack_type;
   static constexpr int lanes = pack_type::size;
 
