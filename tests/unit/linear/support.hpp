@@ -50,7 +50,8 @@ struct numbers {
         .permuted({0, 2, 1, 3});
   }
   heed::tensor_view<T, 4> by_token() {
-    return heed::tensor_view<T, 4>(data.data(), {shape[0], shape[1], shape[2], shape[3]})
+    const index_t last = shape.size() > 3 ? shape[3] : 1;
+    return heed::tensor_view<T, 4>(data.data(), {shape[0], shape[1], shape[2], last})
         .permuted({0, 2, 1, 3});
   }
 

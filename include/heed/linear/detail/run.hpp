@@ -243,7 +243,8 @@ class runner {
     for_each_output(head, [&](index_t output) {
       for (index_t t = rows.begin + rows.count; t < call_.out.extent(2); ++t) {
         auto* row = call_.out.row(sequence, output, t);
-        for (index_t d = 0; d < shape_.values; ++d) row[d] = {};
+        for (index_t d = 0; d < shape_.values; ++d)
+          row[d] = narrow<std::remove_cvref_t<decltype(row[d])>>(Real(0));
       }
     });
   }
