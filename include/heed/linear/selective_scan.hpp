@@ -29,7 +29,10 @@ struct diagonal_decay {
     const tensor_view<const Rate, 1> no_rates(zero, {1});
     step_decay<Step, Rate>{steps, no_rates}.check("dt", shape, tokens);
     for (index_t d = 0; d < rates.extent(0); ++d) {
-      detail::check_log_decays("A", rates.row(d), rates.extent(1), 0, d, 0);
+      if (const index_t n = detail::first_above_zero(rates.row(d), rates.extent(1)); n >= 0) {
+        raise(message("A: rate ") << widen<double>(rates(d, n)) << " of channel " << d << ", state "
+                                  << n << " is above 0");
+      }
     }
   }
   template <class Backend, class Real>

@@ -54,29 +54,24 @@ void check_data(const char* name, const tensor_view<T, Rank>& x) {
   if (x.data() == nullptr && !x.empty()) raise(message(name) << ": data is null");
 }
 
-// A logarithm of a decay that is above 0 would let the state grow without bound.
+// A logarithm of a decay that is above 0 would let the state grow without bound. Index of the first
+// such number of a row, or −1.
 template <class T>
-void check_log_decays(const char* name, const T* row, index_t n, index_t batch, index_t head,
-                      index_t token) {
+index_t first_above_zero(const T* row, index_t n) {
   using vectors = backend::vectors<backend::native, float>;
   using pack = typename vectors::pack_type;
-  bool above = false;
   index_t i = 0;
   if constexpr (!std::is_same_v<std::remove_cv_t<T>, double>) {
     pack most(0.0f);
     for (; i + vectors::lanes <= n; i += vectors::lanes) {
       most = max(most, vectors::lanes_type::template load<std::remove_cv_t<T>>(row + i));
     }
-    above = max_lanes(most) > 0;
+    if (max_lanes(most) > 0) i = 0;
   }
-  for (; i < n; ++i) above = above || widen<double>(row[i]) > 0;
-  if (!above) return;
-  for (i = 0; i < n; ++i) {
-    if (const double value = widen<double>(row[i]); value > 0) {
-      raise(message(name) << ": log decay " << value << " at batch " << batch << ", head " << head
-                          << ", token " << token << ", channel " << i << " is above 0");
-    }
+  for (; i < n; ++i) {
+    if (widen<double>(row[i]) > 0) return i;
   }
+  return -1;
 }
 
 template <class T>
@@ -86,7 +81,11 @@ struct head_values {
   void check(const char* name, const gate_shape& shape, const engine::batch_layout&) const {
     check_data(name, values);
     require_divides(name, values.extent(0), "the state's", shape.heads);
-    for (index_t h = 0; h < values.extent(0); ++h) check_log_decays(name, &values(h), 1, 0, h, 0);
+    for (index_t h = 0; h < values.extent(0); ++h) {
+      if (const double value = widen<double>(values(h)); value > 0) {
+        raise(message(name) << ": log decay " << value << " of head " << h << " is above 0");
+      }
+    }
   }
   template <class Backend, class Real>
   void load(const token_run& at, index_t, Real* to, index_t) const {
@@ -104,7 +103,7 @@ struct token_values {
     require_equal(name, "batch", values.extent(0), "the call's", shape.batches);
     require_divides(name, values.extent(1), "the state's", shape.heads);
     require_equal(name, "length", values.extent(2), "that of k,", shape.length);
-    require_equal(name, "numbers per token", values.extent(3), "", 1);
+    require_equal(name, "numbers per token", values.extent(3), "the only one:", 1);
   }
   // As log decays, of the tokens that exist.
   void check(const char* name, const gate_shape& shape, const engine::batch_layout& tokens) const {
@@ -112,13 +111,15 @@ struct token_values {
     for (index_t s = 0; s < tokens.sequences; ++s) {
       const engine::rows_of_sequence rows = tokens.at(s);
       for (index_t h = 0; h < values.extent(1) && rows.count > 0; ++h) {
-        const T* first = &values(rows.batch, h, rows.begin, 0);
-        if (values.stride(2) == 1) {
-          check_log_decays(name, first, rows.count, rows.batch, h, rows.begin);
-          continue;
-        }
-        for (index_t t = 0; t < rows.count; ++t) {
-          check_log_decays(name, first + t * values.stride(2), 1, rows.batch, h, rows.begin + t);
+        const bool dense = values.stride(2) == 1;
+        const index_t run = dense ? rows.count : 1;
+        for (index_t t = rows.begin; t < rows.begin + rows.count; t += run) {
+          const T* first = &values(rows.batch, h, t, 0);
+          if (const index_t i = first_above_zero(first, run); i >= 0) {
+            raise(message(name) << ": log decay " << widen<double>(first[i]) << " at batch "
+                                << rows.batch << ", head " << h << ", token " << t + i
+                                << " is above 0");
+          }
         }
       }
     }
@@ -146,7 +147,12 @@ struct channel_values {
       const engine::rows_of_sequence rows = tokens.at(s);
       for (index_t h = 0; h < values.extent(1); ++h) {
         for (index_t t = rows.begin; t < rows.begin + rows.count; ++t) {
-          check_log_decays(name, values.row(rows.batch, h, t), values.extent(3), rows.batch, h, t);
+          const T* row = values.row(rows.batch, h, t);
+          if (const index_t c = first_above_zero(row, values.extent(3)); c >= 0) {
+            raise(message(name) << ": log decay " << widen<double>(row[c]) << " at batch "
+                                << rows.batch << ", head " << h << ", token " << t << ", channel "
+                                << c << " is above 0");
+          }
         }
       }
     }
