@@ -100,13 +100,22 @@ class backward_tile {
     for (index_t t = first_tile; t < last_tile; ++t) {
       head_ = head, first_query_ = t * tile_rows, query_count_ = queries;
       rows_ = min(tile_rows, queries - first_query_);
-      key_ranges seen(first_key_, first_key_ + key_count_), steps;
-      if constexpr (Problem::masked) {
-        seen = visible_keys(problem_->mask, extent(first_key_, first_key_ + key_count_));
-      }
-      for (const key_ranges::range& range : seen) {
-        steps.add((range.begin - first_key_) / step_keys,
-                  ceil_div(range.end - first_key_, step_keys));
+      key_ranges steps;  // a block has no more runs of steps than fit
+      const auto add_steps = [&](index_t begin, index_t end) {
+        steps.add((max(begin, first_key_) - first_key_) / step_keys,
+                  ceil_div(min(end - first_key_, key_count_), step_keys));
+      };
+      if constexpr (!Problem::masked) {
+        add_steps(first_key_, first_key_ + key_count_);
+      } else {
+        const tile_extent block = extent(first_key_, first_key_ + key_count_);
+        if constexpr (key_run_mask<decltype(problem_->mask)>) {
+          problem_->mask.for_each_key_run(block, add_steps);
+        } else {
+          for (const key_ranges::range& range : visible_keys(problem_->mask, block)) {
+            add_steps(range.begin, range.end);
+          }
+        }
       }
       if (steps.size() == 0) continue;
       load_queries(rows);

@@ -63,6 +63,19 @@ TYPED_TEST(backward, matches_the_oracle_in_every_shape_and_layout) {
   }
 }
 
+// Every other block of 64 keys, told by a list of runs, of which some lie outside of the tile.
+struct every_other_block {
+  bool operator()(const position& p) const { return (p.q / 64 + p.k / 64) % 2 == 0; }
+  template <class Visit>
+  void for_each_key_run(const heed::tile_extent& t, Visit visit) const {
+    for (index_t block = 0; block * 64 < t.keys; ++block) {
+      const index_t first = t.q_begin / 64, last = (t.q_end - 1) / 64;
+      if (first != last || (first + block) % 2 == 0) visit(block * 64, block * 64 + 64);
+    }
+  }
+};
+static_assert(heed::key_run_mask<every_other_block>);
+
 TYPED_TEST(backward, masks) {
   const backward_shape s{2, 4, 2, 150, 210, 24, 40};
   backward_call<float> call(s, 5, layout::padded);
@@ -95,6 +108,16 @@ TYPED_TEST(backward, masks) {
                                  {}, given);
   for (index_t d = 0; d < s.depth; ++d) EXPECT_EQ(call.d_q.read()(0, 0, 3, d), 0.f);
   for (index_t d = 0; d < s.depth; ++d) EXPECT_EQ(call.d_k.read()(1, 1, 2, d), 0.f);
+}
+
+// More runs than a list of ranges holds.
+TYPED_TEST(backward, key_runs) {
+  backward_call<float> call({1, 2, 1, 130, 1500, 8, 8}, 41);
+  call.template check<TypeParam>(1e-5, visible_where(every_other_block{}), {}, every_other_block{});
+  heed::tile_counts counts;
+  call.template backward<TypeParam>(every_other_block{}, heed::count_tiles{counts});
+  EXPECT_EQ(counts.visited(), 2 * (12 + 12 + 12));
+  EXPECT_EQ(counts.none, 0);
 }
 
 // The tiles that are computed are those with a visible score.

@@ -89,4 +89,18 @@ TEST(score, keeps_the_state_of_its_function) {
   expect_formula_in<float>(score, {2, 3, 5, 7}, formula, 3, 4e-7);
 }
 
+TEST(score, derivative_is_the_second_function) {
+  const heed::score square{[](auto s, auto) { return s * s; }, [](auto s, auto) { return s + s; }};
+  const heed::score by_key{
+      [](float s, const heed::position& p) { return s * static_cast<float>(p.k); },
+      [](float, const heed::position& p) { return static_cast<float>(p.k); }};
+  const auto packs = heed_test::make_pack_position<float, 4>({1, 1, 1, 9}, 0, 0, 0, 4);
+  EXPECT_EQ(square.derivative(3.f, heed::position{}), 6.f);
+  EXPECT_EQ(square.derivative(heed::pack<float, 4>(1.5f), packs)[3], 3.f);
+  EXPECT_EQ(by_key.derivative(heed::pack<float, 4>(1.f), packs)[2], 6.f);
+  static_assert(heed::differentiable_score<std::remove_const_t<decltype(square)>>);
+  const heed::score without{[](auto s, auto) { return s; }};
+  static_assert(!heed::differentiable_score<std::remove_const_t<decltype(without)>>);
+}
+
 }  // namespace

@@ -42,4 +42,13 @@ TEST(softcap, refuses_a_cap_that_is_no_bound) {
   EXPECT_NE(error_of([] { heed::softcap{1e-31}; }), "no error");
 }
 
+TEST(softcap, derivative) {
+  const heed::softcap cap{2};
+  for (const double s : {-5.0, -0.3, 0.0, 0.01, 1.5, 9.0}) {
+    const heed::position p{0, 0, 0, 0, 1, 1};
+    EXPECT_NEAR(cap.derivative(s, p), (cap(s + 1e-6, p) - cap(s - 1e-6, p)) / 2e-6, 1e-8) << s;
+    EXPECT_NEAR(cap.derivative(static_cast<float>(s), p), cap.derivative(s, p), 1e-6) << s;
+  }
+}
+
 }  // namespace
