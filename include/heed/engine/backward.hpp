@@ -88,7 +88,8 @@ class backward {
  private:
   using Sink = typename Problem::sink_function;
   using sink_type = typename Problem::sink_type;
-  static constexpr index_t shares = 8;  // items that a KV head's dQ is summed in
+  static constexpr index_t most_splits = 16;  // parts of dQ: what keeps memory linear in the length
+  static constexpr index_t shares = 8;        // items that a KV head's dQ is summed in
   static constexpr index_t part_bytes = index_t{16} << 20;  // of dQ's parts in one wave, per worker
 
   struct pair_plan {
@@ -136,8 +137,7 @@ class backward {
     const auto wanted = static_cast<index_t>(
         static_cast<double>(sizes_.wanted_items) * work_of(sequence) / all_work_ + 0.5);
     const index_t possible = problem_.keys.at(sequence).count / sizes_.split_keys;
-    const index_t splits = wanted < possible ? wanted : possible;
-    return splits < 1 ? 1 : splits;
+    return max(min(min(wanted, possible), most_splits), index_t{1});
   }
 
   // Where every (sequence, KV head) pair's items and parts of dQ are; a wave of pairs keeps its

@@ -9,6 +9,7 @@
 // sums of dK and dV. All five products are those of backend/products.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <tuple>
 

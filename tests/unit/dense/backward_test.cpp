@@ -160,6 +160,20 @@ TYPED_TEST(backward, scales) {
   }
 }
 
+// Memory is linear in the length: a call of twice the length takes twice as much.
+TYPED_TEST(backward, memory) {
+  const auto bytes_of = [](index_t length) {
+    backward_call<float> call({1, 1, 1, length, length, 4, 4});
+    call.template forward<TypeParam>(heed::window{16});
+    heed::workspace memory;
+    call.template backward<TypeParam>(heed::window{16}, heed::scratch{memory});
+    return static_cast<double>(memory.size());
+  };
+  const double once = bytes_of(8192), twice = bytes_of(16384);
+  EXPECT_LE(twice, 2.1 * once);
+  EXPECT_LE(twice, 0.02 * 16384 * 16384 * sizeof(float));  // a share of the matrix of scores
+}
+
 // NaN and infinity behind a mask leave no trace; what is visible and NaN does.
 TYPED_TEST(backward, poison_behind_a_mask) {
 #if defined(__FAST_MATH__)
