@@ -24,32 +24,37 @@ HEED_NAMESPACE_BEGIN
 namespace neighborhood {
 namespace detail {
 
-// logits[row, a window's rows and then its columns] = q·height_rel, q·width_rel.
-template <class Real, class Q, class R>
+// logits[row, a window's rows and then its columns] = q·height_rel, q·width_rel. The tables come
+// transposed, [depth, entries]: sums then run along the window.
+template <class Real, class Q>
 void relative_logits(const halo_blocks& which, const tile_lists& lists, const Q& q,
-                     const tensor_view<R, 2>& height_rel, const tensor_view<R, 2>& width_rel,
-                     Real* to) {
+                     const Real* height_rel, const Real* width_rel, Real* to) {
   const coordinates<2> window = which.window();
   const auto rows = lists.queries(q);
+  const index_t columns = which.queries()[1];
   for (index_t s = 0; s < rows.extent(0); ++s) {
     for (index_t h = 0; h < rows.extent(1); ++h) {
       for (index_t i = 0; i < rows.extent(2); ++i) {
         const auto* row = rows.row(s, h, i);
-        const index_t columns = which.queries()[1];
-        const index_t place[] = {i / columns, i % columns};
         for (std::size_t a = 0; a < 2; ++a) {
-          const tensor_view<R, 2>& rel = a == 0 ? height_rel : width_rel;
-          for (index_t k = 0; k < window[a]; ++k) {
-            const auto* entry = rel.row(k - place[a] + window[a] - 1);
-            Real sum = 0;
-            for (index_t d = 0; d < rows.extent(3); ++d) {
-              sum += widen<Real>(row[d]) * widen<Real>(entry[d]);
-            }
-            *to++ = sum;
+          const index_t n = window[a], place = a == 0 ? i / columns : i % columns;
+          const Real* entries = (a == 0 ? height_rel : width_rel) + n - 1 - place;
+          for (index_t k = 0; k < n; ++k) to[k] = 0;
+          for (index_t d = 0; d < rows.extent(3); ++d, entries += 2 * n - 1) {
+            const Real x = widen<Real>(row[d]);
+            for (index_t k = 0; k < n; ++k) to[k] += x * entries[k];
           }
+          to += n;
         }
       }
     }
+  }
+}
+
+template <class Real, class R>
+void transpose_table(const tensor_view<R, 2>& table, Real* to) {
+  for (index_t d = 0; d < table.extent(1); ++d) {
+    for (index_t i = 0; i < table.extent(0); ++i) *to++ = widen<Real>(table(i, d));
   }
 }
 
@@ -63,7 +68,7 @@ void halo(const Q& queries, const K& keys, const V& values, Out&& result, const 
           const tensor_view<R, 2>& height_rel, const tensor_view<R, 2>& width_rel,
           const Modifiers&... modifiers) {
   using namespace detail;
-  static_assert((... && is_window_option<Modifiers>),
+  static_assert((... && window_option<Modifiers>),
                 "heed::neighborhood::halo: blocks take options of the call (scale, sink, lse_to, "
                 "on, scratch, count_tiles), no masks, scores or lengths");
   const auto q = read_view_of(queries).template lifted<4>();
@@ -86,11 +91,13 @@ void halo(const Q& queries, const K& keys, const V& values, Out&& result, const 
   workspace& memory = workspace_of(memory_of_thread, modifiers...);
   const halo_plan<Real> plan(which, batches, memory);
   const tile_lists& lists = plan.lists();
-  Real* logits = nullptr;
+  Real *logits = nullptr, *height = nullptr, *width = nullptr;
   key_type* zero_key = nullptr;
   value_type* zero_value = nullptr;
   const auto lay_out = [&](heed::detail::bump& from) {
     logits = from.take<Real>(lists.sequences() * heads * lists.most_queries * plan.logits());
+    height = from.take<Real>(height_rel.size());
+    width = from.take<Real>(width_rel.size());
     zero_key = from.take<key_type>(depth);
     zero_value = from.take<value_type>(v.extent(3));
   };
@@ -98,7 +105,9 @@ void halo(const Q& queries, const K& keys, const V& values, Out&& result, const 
   lay_out(counted);
   heed::detail::bump taken(memory.inner().reserve(counted.bytes()));
   lay_out(taken);
-  relative_logits(which, lists, q, height_rel, width_rel, logits);
+  transpose_table(height_rel, height);
+  transpose_table(width_rel, width);
+  relative_logits(which, lists, q, height, width, logits);
   std::memset(static_cast<void*>(zero_key), 0, static_cast<std::size_t>(depth) * sizeof(key_type));
   std::memset(static_cast<void*>(zero_value), 0,
               static_cast<std::size_t>(v.extent(3)) * sizeof(value_type));
