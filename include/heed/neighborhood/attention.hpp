@@ -108,9 +108,11 @@ template <int N, class Backend = backend::native, viewable Q, viewable K, viewab
 void attention(const Q& queries, const K& keys, const V& values, Out&& result,
                const pattern<N>& which, const Modifiers&... modifiers) {
   using namespace detail;
-  static_assert((... && !is_refused<Modifiers>),
-                "heed::neighborhood::attention: every sequence is the whole grid; lengths, padding "
-                "and ragged batches do not apply");
+  static_assert((... && (mask_function<Modifiers> || score_function<Modifiers> ||
+                         is_relative_bias<Modifiers> || window_option<Modifiers>)),
+                "heed::neighborhood::attention: a modifier is neither a mask, a score, a "
+                "relative_bias nor an option such as heed::scale; lengths and ragged batches do "
+                "not apply, every sequence is the whole grid");
   const auto q = read_view_of(queries).template lifted<4>();
   const auto k = read_view_of(keys).template lifted<4>();
   const auto v = read_view_of(values).template lifted<4>();

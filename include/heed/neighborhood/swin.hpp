@@ -31,7 +31,7 @@ void attend_windows(const Q& q, const K& k, const V& v, const Out& out, const wi
                     const Table& table, const Before& before, const Modifiers&... modifiers) {
   using Real = accumulator<typename Q::value_type, typename K::value_type, typename V::value_type,
                            typename Out::value_type>;
-  static_assert((... && is_window_option<Modifiers>),
+  static_assert((... && window_option<Modifiers>),
                 "heed::neighborhood: windows take options of the call (scale, sink, lse_to, on, "
                 "scratch, count_tiles), no masks, scores or lengths");
   const index_t batches = q.extent(0), heads = q.extent(1);

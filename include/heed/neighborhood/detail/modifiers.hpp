@@ -15,14 +15,10 @@ template <class M>
 inline constexpr bool is_lse_to = false;
 template <class T, int Rank>
 inline constexpr bool is_lse_to<lse_to<T, Rank>> = true;
-template <class M>
-inline constexpr bool is_refused =
-    std::is_same_v<M, key_lengths> || std::is_same_v<M, query_lengths> ||
-    std::is_same_v<M, left_padding> || std::is_same_v<M, ragged>;
-
 // What windows and blocks take: options of the call.
 template <class M>
-inline constexpr bool is_window_option = !mask_function<M> && !score_function<M> && !is_refused<M>;
+concept window_option =
+    heed::detail::call_option<M> && !std::is_same_v<M, query_lengths> && !std::is_same_v<M, ragged>;
 
 // Those of them that the call over lists gets as they are, in a tuple of one or none.
 template <class M>
