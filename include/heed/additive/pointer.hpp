@@ -13,42 +13,13 @@
 #pragma once
 
 #include "../dense/attention.hpp"
+#include "../observer/scores.hpp"
 
 HEED_NAMESPACE_BEGIN
 
-namespace detail {
-
-// Notes every score that is computed; whether its key is visible is not known here.
-template <class Real>
-struct note_scores {
-  tensor_view<Real, 4> to;
-
-  HEED_INLINE Real operator()(Real s, const position& p) const {
-    to(p.batch, p.head, p.q, p.k) = s;
-    return s;
-  }
-  template <int N>
-  HEED_INLINE pack<Real, N> operator()(pack<Real, N> s, const pack_position<Real, N>& p) const {
-    Real* row = to.row(p.batch, p.head, p.q) + p.first_key;
-    for (int lane = 0; lane < p.valid; ++lane) row[lane] = s[lane];
-    return s;
-  }
-  // As scores are asked whether they are functions of float.
-  HEED_INLINE float operator()(float s, const position& p) const requires(sizeof(Real) != 4) {
-    return static_cast<float>((*this)(static_cast<Real>(s), p));
-  }
-};
-
-}  // namespace detail
-
-// Masks, scores, scale, key_lengths, query_lengths, on and scratch are those of heed::attention,
-// and so is what it raises; `to` must fit q and k.
+// Modifiers are those of heed::attention, and so is what it raises, where `to` is called scores_to.
 template <class Backend = backend::native, viewable Q, readable K, viewable To, class... Modifiers>
 void pointer_log_probabilities(const Q& q, const K& k, To&& to, const Modifiers&... modifiers) {
-  static_assert(
-      (... && (!std::is_same_v<Modifiers, ragged> && !std::is_same_v<Modifiers, left_padding>)),
-      "heed::pointer_log_probabilities: the result has an axis for the keys of a batch "
-      "entry, which ragged batches and left padding do not fit");
   const auto queries = view_of(q).template lifted<4>();
   const auto keys = read_view_of(k).template lifted<4>();
   const auto result = output_view_of(to).template lifted<4>();
@@ -57,14 +28,7 @@ void pointer_log_probabilities(const Q& q, const K& k, To&& to, const Modifiers&
   static_assert(std::is_same_v<typename decltype(result)::element_type, Real>,
                 "heed::pointer_log_probabilities: the result needs float elements, or double ones "
                 "where an operand is double");
-  const detail::operand out = detail::erase("to", result);
-  detail::check_output(detail::erase("q", queries), out);
-  detail::require_equal("to", "key count", result.extent(3), "k", keys.extent(2));
-  detail::check_disjoint(out, detail::erase("q", queries));
-  detail::for_each_array("k", keys,
-                         [&](const detail::operand& in) { detail::check_disjoint(out, in); });
-
-  // Values and outputs without channels; the log-sum-exp lies behind the call's own scratch.
+  // Values and outputs without channels: what is left are the scores and their log-sum-exp.
   const index_t batches = queries.extent(0), heads = queries.extent(1), length = queries.extent(2);
   const scratch* named = detail::find<scratch>(modifiers...);
   thread_workspace memory_of_thread;
@@ -78,28 +42,16 @@ void pointer_log_probabilities(const Q& q, const K& k, To&& to, const Modifiers&
                                              {keys.extent(0), keys.extent(1), keys.extent(2), 0});
   const tensor_view<Real, 4> no_output(nullptr, {batches, heads, length, 0});
   const scratch inner(memory.inner());
-  attention<Backend>(queries, keys, no_values, no_output, inner, modifiers...,
-                     detail::note_scores<Real>{result}, lse_to{lse});
-
-  const auto mask = std::apply([](const auto&... masks) { return detail::conjunction(masks...); },
-                               std::tuple_cat(detail::masks_in(modifiers)...));
-  const key_lengths* ends = detail::find<key_lengths>(modifiers...);
-  const query_lengths* lengths = detail::find<query_lengths>(modifiers...);
+  attention<Backend>(queries, keys, no_values, no_output, inner, modifiers..., scores_to{result},
+                     lse_to{lse});
   for (index_t b = 0; b < batches; ++b) {
-    const auto at = static_cast<std::size_t>(b);
-    position p;
-    p.batch = b;
-    p.queries = lengths != nullptr ? lengths->values[at] : length;
-    p.keys = ends != nullptr ? ends->values[at] : keys.extent(2);
-    for (p.head = 0; p.head < heads; ++p.head) {
-      for (p.q = 0; p.q < length; ++p.q) {
-        Real* row = result.row(b, p.head, p.q);
-        for (p.k = 0; p.k < result.extent(3); ++p.k) {
-          bool visible = p.q < p.queries && p.k < p.keys;
-          if constexpr (!std::is_same_v<std::remove_const_t<decltype(mask)>, engine::everything>) {
-            visible = visible && mask(static_cast<const position&>(p));
-          }
-          row[p.k] = visible ? row[p.k] - lse(b, p.head, p.q) : minus_infinity<Real>();
+    for (index_t h = 0; h < heads; ++h) {
+      for (index_t i = 0; i < length; ++i) {
+        Real* row = result.row(b, h, i);
+        const Real total = lse(b, h, i);
+        if (is_minus_infinity(total)) continue;  // a row that sees no key
+        for (index_t j = 0; j < result.extent(3); ++j) {
+          if (!is_minus_infinity(row[j])) row[j] -= total;
         }
       }
     }

@@ -11,6 +11,7 @@
 #include "heed/mask/causal.hpp"
 #include "heed/mask/mask.hpp"
 #include "heed/mask/window.hpp"
+#include "heed/observer/scores.hpp"
 #include "heed/reference/score.hpp"
 #include "heed/score/music_transformer.hpp"
 #include "heed/score/shaw.hpp"
@@ -157,6 +158,37 @@ TYPED_TEST(relative_embedding, named_forms_are_it_with_their_tables) {
   heed::attention<TypeParam>(x.q.read(), x.k.read(), x.v.read(), x.out.view(),
                              heed::shaw{turned, 10});
   EXPECT_LE(x.error(how), 2e-5);
+}
+
+// Where whole rows of scores are kept, for observers.
+TYPED_TEST(relative_embedding, is_in_the_scores_that_observers_see) {
+  for (const index_t queries : {index_t{1}, index_t{70}}) {
+    const call c{1, 4, 2, queries, 700, 20, 300, -250, 4};
+    operands<float> x(c, layout::padded, 6);
+    tensor<float> scores(1, 4, queries, 700);
+    std::vector<double> weights;
+    reference::options how;
+    how.scale = 0.25;
+    how.weights = &weights;
+    how.visible = [](const heed::position& p) { return p.k <= p.aligned_q(); };
+    how.scores = {
+        reference::relative_embedding(x.q.read(), x.entries(), c.first, x.query_bias(), 0.25)};
+    std::vector<float> lse(static_cast<std::size_t>(4 * queries));
+    heed::attention<TypeParam>(
+        x.q.read(), x.k.read(), x.v.read(), x.out.view(), heed::scale{0.25}, heed::causal{},
+        heed::relative_embedding(x.entries(), c.first, x.query_bias()),
+        heed::scores_to{scores.view()},
+        heed::lse_to{heed::tensor_view<float, 3>(lse.data(), {1, 4, queries})});
+    EXPECT_LE(x.error(how), 2e-5);
+    std::size_t at = 0;
+    scores.for_each([&](float s) {
+      const double w = weights[at];
+      if (w > 1e-30) {
+        EXPECT_NEAR(static_cast<double>(s - lse[at / 700]), std::log(w), 1e-4) << at;
+      }
+      ++at;
+    });
+  }
 }
 
 template <class Backend, class T>

@@ -103,10 +103,10 @@ TEST_F(term_errors, pointers) {
       heed::pointer_log_probabilities(q, k, heed::tensor_view<float, 4>(written.data(), shape));
     });
   };
-  refused("to: batch 3 differs from q's 2", {3, 4, 5, 7});
-  refused("to: length 4 differs from q's 5", {2, 4, 4, 7});
-  refused("to: key count 6 differs from k's 7", {2, 4, 5, 6});
-  expect("to: overlaps q, in the row at its byte 0", [&] {
+  refused("scores_to: batch 3 differs from the call's 2", {3, 4, 5, 7});
+  refused("scores_to: length 4 differs from the call's 5", {2, 4, 4, 7});
+  refused("scores_to: key count 6 differs from the call's 7", {2, 4, 5, 6});
+  expect("scores_to: overlaps q, in the row at its byte 0", [&] {
     heed::pointer_log_probabilities(view<4>(written.data(), {2, 4, 5, 8}), k,
                                     heed::tensor_view<float, 4>(written.data(), {2, 4, 5, 7}));
   });
