@@ -2,9 +2,9 @@
 //
 //   additive/<phase>/<form>/float/D:<depth>/L:<keys>/<backend>
 //
-// phase prefill: as many queries as keys, 2 heads; decode: one query, 8 heads; pointer: the same
-// without values. form: tanh (by factors of exponentials), plain_tanh (one tanh for every pair and
-// channel), for comparison.
+// phase prefill: as many queries as keys, 2 heads; decode: one query, 32 query heads, 8 to a KV
+// head; pointer: prefill without values. form: tanh (by factors of exponentials), plain_tanh (one
+// tanh for every pair and channel), for comparison.
 //
 // Counters, from median calls:
 //   ns_per_tanh     time of one term w·tanh(q + k), everything included

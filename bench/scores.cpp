@@ -2,9 +2,9 @@
 //
 //   scores/<phase>/<form>/float/D:<depth>/L:<keys>/<backend>
 //
-// phase prefill: as many queries as keys, 2 heads, causal or full; decode: one query, 8 heads of
-// one KV head. form: shaw (radius 64), music (an embedding for every distance), transformer_xl (the
-// same with both biases); a table is shared by all heads.
+// phase prefill: as many queries as keys, 2 heads, causal or full; decode: one query, 32
+// query heads, 8 to a KV head. form: shaw (radius 64), music (an embedding for every distance),
+// transformer_xl (the same with both biases); a table is shared by all heads.
 //
 // Counters, from median calls:
 //   time_ratio        time over that of plain attention
