@@ -25,8 +25,7 @@ TYPED_TEST_SUITE(neighborhood_attention, heed_test::all_backends, heed_test::bac
 
 template <class Backend, class T, int N>
 void expect_equal(const neighborhood::pattern<N>& which, index_t batches, index_t heads,
-                  index_t key_heads, index_t depth, layout how, double tolerance,
-                  bool biased = true) {
+                  index_t key_heads, index_t depth, layout how, double tolerance) {
   const index_t n = which.tokens();
   tensor<T> q(batches, heads, n, depth, how), k(batches, key_heads, n, depth, how),
       v(batches, key_heads, n, depth + 3, how), out(batches, heads, n, depth + 3, how);
@@ -40,18 +39,10 @@ void expect_equal(const neighborhood::pattern<N>& which, index_t batches, index_
   tensor<float> table(1, 1, 1, entries);
   table.fill(4);
   const heed::tensor_view<const float, N + 1> table_view(table.read().data(), shape);
-  if (biased) {
-    neighborhood::attention<N, Backend>(q.read(), k.read(), v.read(), out.view(), which,
-                                        neighborhood::relative_bias{table_view});
-  } else {
-    neighborhood::attention<N, Backend>(q.read(), k.read(), v.read(), out.view(), which);
-  }
+  neighborhood::attention<N, Backend>(q.read(), k.read(), v.read(), out.view(), which,
+                                      neighborhood::relative_bias{table_view});
   tensor<double> wanted(batches, heads, n, depth + 3);
-  std::vector<double> bias;
-  if (biased) {
-    for (index_t i = 0; i < entries; ++i)
-      bias.push_back(static_cast<double>(table.read().data()[i]));
-  }
+  const std::vector<double> bias(table.read().data(), table.read().data() + entries);
   reference::neighborhood_attention(q.read(), k.read(), v.read(), wanted.view(),
                                     heed_test::axes_of(which), bias);
   EXPECT_LE(heed_test::worst_error<T>(out.read(), wanted.read(), tolerance), tolerance);
@@ -74,7 +65,7 @@ TYPED_TEST(neighborhood_attention, two_axes) {
       {.grid = {23, 19}, .window = {4, 5}, .stride = {2, 5}, .dilation = {3, 1}}, 1, 2, 2, 7,
       layout::interleaved, 1e-5);
   expect_equal<TypeParam, float, 2>({.grid = {9, 40}, .window = {9, 3}, .causal = {true, false}}, 1,
-                                    1, 1, 8, layout::dense, 1e-5, false);
+                                    1, 1, 8, layout::dense, 1e-5);
 }
 
 TYPED_TEST(neighborhood_attention, three_axes) {

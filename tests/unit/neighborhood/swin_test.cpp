@@ -34,15 +34,15 @@ void check_module(const char* name) {
   const index_t channels = x.shape[3], heads = c.meta.at("attrs").at("heads").get<index_t>();
   const index_t window = c.meta.at("attrs").at("window").get<index_t>(),
                 shift = c.meta.at("attrs").at("shift").get<index_t>();
-  const auto table = input_as<float>(c, "w_relative_position_bias_table");
+  const auto table = input_as<double>(c, "w_relative_position_bias_table");
   const auto columns = static_cast<std::size_t>(channels);
   const std::vector<double> qkv =
       heed_test::project(input_as<double>(c, "x"), input_as<double>(c, "w_qkv_weight"),
                          input_as<double>(c, "w_qkv_bias"), columns);
-  std::vector<float> rows(qkv.begin(), qkv.end()), out(x.as<float>().size(), NAN);
+  std::vector<double> out(x.as<float>().size(), NAN);
   const auto part = [&](index_t first) {
-    return heads_of<const float>(rows.data(), batches, n, 3 * channels, first * channels, heads,
-                                 channels / heads);
+    return heads_of<const double>(qkv.data(), batches, n, 3 * channels, first * channels, heads,
+                                  channels / heads);
   };
   neighborhood::swin<2, Backend>(
       part(0), part(1), part(2),
@@ -51,12 +51,11 @@ void check_module(const char* name) {
        .window = {window, window},
        .shift = {shift, shift},
        .mask_value = c.meta.at("attrs").at("mask_value").get<double>()},
-      heed::tensor_view<const float, 2>(table.data(),
-                                        {(2 * window - 1) * (2 * window - 1), heads}));
-  const std::vector<double> got =
-      heed_test::project({out.begin(), out.end()}, input_as<double>(c, "w_proj_weight"),
-                         input_as<double>(c, "w_proj_bias"), columns);
-  EXPECT_LE(heed_test::relative_rms(got, c.output("o").as<double>()), 1e-6);
+      heed::tensor_view<const double, 2>(table.data(),
+                                         {(2 * window - 1) * (2 * window - 1), heads}));
+  const std::vector<double> got = heed_test::project(out, input_as<double>(c, "w_proj_weight"),
+                                                     input_as<double>(c, "w_proj_bias"), columns);
+  EXPECT_LE(heed_test::relative_rms(got, c.output("o").as<double>()), 1e-7);
 }
 
 TYPED_TEST(swin, upstream_modules) {
@@ -74,7 +73,6 @@ void expect_equal(const neighborhood::windows<2>& which, index_t batches, index_
   const index_t entries = (2 * which.window[0] - 1) * (2 * which.window[1] - 1);
   tensor<float> table(1, 1, entries, heads), lse(1, batches, heads, n);
   table.fill(4);
-  const bool wide = std::is_same_v<T, double>;
   const heed::tensor_view<const float, 2> table_view(table.read().data(), {entries, heads});
   tensor<double> wanted(batches, heads, n, depth + 1);
   std::vector<double> bias(table.read().data(), table.read().data() + entries * heads), wanted_lse;
@@ -84,17 +82,13 @@ void expect_equal(const neighborhood::windows<2>& which, index_t batches, index_
                               {which.grid[0], which.grid[1], which.window[0], which.window[1],
                                which.shift[0], which.shift[1], which.mask_value},
                               bias, options);
-  if constexpr (wide) {
-    neighborhood::swin<2, Backend>(q.read(), k.read(), v.read(), out.view(), which, table_view);
-  } else {
-    neighborhood::swin<2, Backend>(
-        q.read(), k.read(), v.read(), out.view(), which, table_view,
-        heed::lse_to{heed::tensor_view<float, 3>(lse.view().data(), {batches, heads, n})});
-    for (std::size_t i = 0; i < wanted_lse.size(); ++i) {
-      ASSERT_NEAR(static_cast<double>(lse.read().data()[i]), wanted_lse[i],
-                  (heed_test::lse_tolerance<Backend, T, float>(wanted_lse[i])))
-          << i;
-    }
+  neighborhood::swin<2, Backend>(
+      q.read(), k.read(), v.read(), out.view(), which, table_view,
+      heed::lse_to{heed::tensor_view<float, 3>(lse.view().data(), {batches, heads, n})});
+  for (std::size_t i = 0; i < wanted_lse.size(); ++i) {
+    ASSERT_NEAR(static_cast<double>(lse.read().data()[i]), wanted_lse[i],
+                (heed_test::lse_tolerance<Backend, T, float>(wanted_lse[i])))
+        << i;
   }
   EXPECT_LE(heed_test::worst_error<T>(out.read(), wanted.read(), tolerance), tolerance);
   EXPECT_EQ(out.overwritten_around(), 0);
@@ -108,10 +102,6 @@ TYPED_TEST(swin, against_the_oracle) {
   expect_equal<TypeParam, float>(
       {.grid = {6, 20}, .window = {6, 10}, .shift = {2, 0}, .mask_value = -1.5}, 1, 2, 1, 7,
       layout::interleaved, 1e-5);
-  expect_equal<TypeParam, double>({.grid = {9, 6}, .window = {3, 2}, .shift = {1, 1}}, 1, 1, 1, 5,
-                                  layout::dense, 1e-12);
-  expect_equal<TypeParam, Eigen::half>({.grid = {8, 8}, .window = {4, 4}, .shift = {2, 2}}, 1, 2, 2,
-                                       16, layout::dense, 5e-3);
 }
 
 // transformers' Swin v2, four windows of 5×7 tokens.
