@@ -17,18 +17,19 @@ struct signed_softmax {
   void normalize(Row& row) const {
     using real = typename Row::real;
     using pack_type = typename Row::pack_type;
-    const pack_type masked(masked_score<real>), none(real(0)), one(real(1));
+    const pack_type masked(masked_score<real>), none(real(0));
     const pack_type top(row.largest(
         [&](pack_type s) HEED_LAMBDA_INLINE { return select(s <= masked, masked, abs(s)); }));
-    const auto weight = [&](pack_type s) HEED_LAMBDA_INLINE {
-      return select(s <= masked, none, exp(abs(s) - top));
-    };
-    const real total = row.sum(weight);
-    const pack_type factor(total == 0 ? real(0) : 1 / total);
+    const pack_type log2_e(real(1.44269504088896340736L));
+    pack_type total(real(0));
     row.map([&](pack_type s) HEED_LAMBDA_INLINE {
-      const pack_type sign = select(s < none, -one, select(s == none, none, one));
-      return weight(s) * factor * sign;
+      const pack_type grown = select(s <= masked, none, exp2((abs(s) - top) * log2_e));
+      total += grown;
+      return select(s < none, -grown, select(s == none, none, grown));
     });
+    const real sum = sum_lanes(total);
+    const pack_type factor(sum == 0 ? real(0) : 1 / sum);
+    row.map([&](pack_type p) HEED_LAMBDA_INLINE { return p * factor; });
   }
 };
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <functional>
 #include <limits>
 
 #include "../core/weight_row.hpp"
@@ -39,14 +40,16 @@ struct top_keys_to {
       const real of_a = row.weights[a], of_b = row.weights[b];
       return of_a > of_b || (of_a == of_b && a < b);
     };
+    const pack_type bound(reached_by(row, most));
     for (index_t i = 0; i < row.run_count; ++i) {
       for (int c = 0; c < Row::run_keys; c += Row::lanes) {
         std::uint64_t candidates =
             row.visible(i) >> c & ~std::uint64_t{0} >> (Row::run_keys - Row::lanes);
         const index_t at = i * Row::run_keys + c;
+        const pack_type w = load_pack<pack_type>(row.weights + at);
+        candidates &= to_bits(!(w < bound));
         if (held == most && candidates != 0) {
-          const pack_type least(row.weights[best[0]]);
-          candidates &= to_bits(load_pack<pack_type>(row.weights + at) > least);
+          candidates &= to_bits(w > pack_type(row.weights[best[0]]));
         }
         for (; candidates != 0; candidates &= candidates - 1) {
           const I place = static_cast<I>(at + __builtin_ctzll(candidates));
@@ -93,6 +96,24 @@ struct top_keys_to {
                                     "key count");
     }
   }
+  // Most keys need no look at the heap: a bound that at least `most` weights reach, if it is
+  // positive, is the most-th largest of the maxima of the 64 columns of all runs.
+  template <class Row>
+  static typename Row::real reached_by(const Row& row, index_t most) {
+    using real = typename Row::real;
+    using pack_type = typename Row::pack_type;
+    real maxima[Row::run_keys] = {};
+    if (most > Row::run_keys) return masked_score<real>;
+    for (index_t i = 0; i < row.run_count; ++i) {
+      for (int c = 0; c < Row::run_keys; c += Row::lanes) {
+        store_pack(maxima + c, max(load_pack<pack_type>(row.weights + i * Row::run_keys + c),
+                                   load_pack<pack_type>(maxima + c)));
+      }
+    }
+    std::nth_element(maxima, maxima + most - 1, maxima + Row::run_keys, std::greater<real>());
+    return maxima[most - 1] > 0 ? maxima[most - 1] : masked_score<real>;
+  }
+
   template <class Use>
   void outputs(const Use& use) const {
     use("top_keys_to", indices);
