@@ -6,7 +6,7 @@
 // that a sequence may come in pieces of any length, one token each at the shortest.
 #pragma once
 
-#include <algorithm>
+#include <array>
 
 #include "../backend/vectors.hpp"
 #include "../core/view_of.hpp"
@@ -131,19 +131,18 @@ void causal_convolution(const X& input, const W& weight, Out&& output,
     }
     for (index_t t = 0; t < length; ++t) {
       vectors::load_row(x.row(b, t), channels, slot(t));
-      std::copy_n(bias_row, row, sum);
-      for (index_t i = 0; i < width; ++i) {
-        const Real* from = slot(t - (width - 1) + i);
-        for (index_t c = 0; c < row; c += vectors::lanes) {
-          store_pack(sum + c, vectors::fma(load_pack<pack>(taps + i * row + c),
-                                           load_pack<pack>(from + c), load_pack<pack>(sum + c)));
+      const index_t oldest = (t + 1) % width;
+      for (index_t c = 0; c < row; c += vectors::lanes) {
+        pack y = load_pack<pack>(bias_row + c);
+        for (index_t i = 0, from = oldest; i < width; ++i) {
+          y = vectors::fma(load_pack<pack>(taps + i * row + c),
+                           load_pack<pack>(ring + from * row + c), y);
+          if (++from == width) from = 0;
         }
-      }
-      if constexpr ((... || std::is_same_v<Modifiers, silu_activation>)) {
-        for (index_t c = 0; c < row; c += vectors::lanes) {
-          const pack y = load_pack<pack>(sum + c);
-          store_pack(sum + c, y / (pack(Real(1)) + exp(-y)));
+        if constexpr ((... || std::is_same_v<Modifiers, silu_activation>)) {
+          y = y / (pack(Real(1)) + exp(-y));
         }
+        store_pack(sum + c, y);
       }
       vectors::store_row(sum, channels, Real(1), out.row(b, t));
     }

@@ -6,6 +6,8 @@
 //   memory.step(q1, k1, v1, out1, linear::token_decay(g1));  // linear::attention
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <vector>
 
 #include "attention.hpp"
