@@ -112,7 +112,7 @@ class attend {
       all_rows += rows_of(s) * problem_.key_heads();
     }
     tile_rows_ = tile_rows(sizes_, all_rows, strip_rows);
-    index_t all_keys = 0, largest = 0;
+    index_t all_keys = 0, largest = 1;  // no rows at all still have a tile
     for (index_t s = 0; s < problem_.queries.sequences; ++s) {
       all_keys += tiles_of(s) * problem_.key_heads() * all_steps(s) * step_keys;
       largest = rows_of(s) > largest ? rows_of(s) : largest;

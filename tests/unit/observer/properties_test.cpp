@@ -190,6 +190,27 @@ TYPED_TEST(observer_properties, what_is_masked_does_not_leak) {
   }
 }
 
+// Each observer of sums has sums of its own, though all lie in one scratch memory.
+TYPED_TEST(observer_properties, two_observers_of_sums_and_no_query_at_all) {
+  tensor<float> q(2, 4, 50, 16), k(2, 2, 90, 16), out(2, 4, 50, 16);
+  q.fill(1), k.fill(2);
+  std::vector<float> first(8 * 90, 77), second(8 * 90, 78);
+  const heed::column_sums_to a{heed::tensor_view<float, 3>(first.data(), {2, 4, 90})};
+  const heed::column_sums_to b{heed::tensor_view<float, 3>(second.data(), {2, 4, 90})};
+  heed::attention<TypeParam>(q.read(), k.read(), k.read(), out.view(), a, b);
+  EXPECT_TRUE(same_bits(first, second));
+  double all = 0;
+  for (float sum : first) all += static_cast<double>(sum);
+  EXPECT_NEAR(all, 8 * 50, 1e-2);
+  const std::vector<index_t> none = {0, 0};
+  heed::attention<TypeParam>(q.read(), k.read(), k.read(), out.view(), a,
+                             heed::query_lengths{none});
+  for (float sum : first) EXPECT_EQ(sum, 0.f);
+  out.fill(4);
+  heed::attention<TypeParam>(q.read(), k.read(), k.read(), out.view(), heed::query_lengths{none});
+  out.for_each([](float x) { EXPECT_EQ(x, 0.f); });
+}
+
 TYPED_TEST(observer_properties, wide_logits) {
   tensor<float> q(1, 2, 60, 32), k(1, 2, 90, 32), v(1, 2, 90, 8), out(1, 2, 60, 8);
   q.fill(1, 40), k.fill(2, 40), v.fill(3);
