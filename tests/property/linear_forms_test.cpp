@@ -12,7 +12,7 @@ namespace linear = heed::linear;
 
 template <class Backend>
 class linear_forms : public ::testing::Test {};
-TYPED_TEST_SUITE(linear_forms, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(linear_forms, heed_test::method_backends, heed_test::backend_name);
 
 template <class Real>
 struct forms {

@@ -25,6 +25,14 @@ using all_backends =
 using all_backends = ::testing::Types<heed::backend::scalar, heed::backend::vec>;
 #endif
 
+// Methods are made of kernels that tests/unit/dense runs on every backend: the plain one and the
+// target's best do for them, and every backend costs compile time.
+#if defined(HEED_TEST_BACKENDS)
+using method_backends = all_backends;
+#else
+using method_backends = ::testing::Types<heed::backend::scalar, heed::backend::native>;
+#endif
+
 // Says once per program which backends are left out, as skipped cases.
 #if !defined(HEED_TEST_BACKENDS) && !defined(HEED_HAS_AVX512)
 TEST(backends, avx512) {

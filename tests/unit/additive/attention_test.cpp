@@ -25,7 +25,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class additive : public ::testing::Test {};
-TYPED_TEST_SUITE(additive, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(additive, heed_test::method_backends, heed_test::backend_name);
 
 struct relu_of {
   template <class S>

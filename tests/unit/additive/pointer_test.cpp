@@ -23,7 +23,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class pointer : public ::testing::Test {};
-TYPED_TEST_SUITE(pointer, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(pointer, heed_test::method_backends, heed_test::backend_name);
 
 // log w of the oracle's weights; rows that see nothing and masked keys are −∞.
 template <class T>

@@ -27,7 +27,7 @@ constexpr index_t heads = 6, key_heads = 3, group = 2, depth = 24, value_depth =
 
 template <class Backend>
 class cache_attention : public testing::Test {};
-TYPED_TEST_SUITE(cache_attention, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(cache_attention, heed_test::method_backends, heed_test::backend_name);
 
 // Per batch entry and KV head.
 using positions = std::vector<std::vector<index_t>>;

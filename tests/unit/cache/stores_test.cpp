@@ -25,7 +25,7 @@ constexpr index_t heads = 4, key_heads = 2, depth = 16, value_depth = 24;
 
 template <class Backend>
 class cache_stores : public testing::Test {};
-TYPED_TEST_SUITE(cache_stores, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(cache_stores, heed_test::method_backends, heed_test::backend_name);
 
 // Streaming through the ring, in chunks of any size, is the mask of sinks and window over
 // everything at once.

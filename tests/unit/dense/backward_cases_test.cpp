@@ -112,7 +112,7 @@ struct backward_case {
 
 template <class Backend>
 class backward_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(backward_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(backward_cases, heed_test::method_backends, heed_test::backend_name);
 
 template <class Backend>
 void check_mask(const vector_case& c) {

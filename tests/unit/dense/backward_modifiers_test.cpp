@@ -29,7 +29,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class backward_modifiers : public ::testing::Test {};
-TYPED_TEST_SUITE(backward_modifiers, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(backward_modifiers, heed_test::method_backends, heed_test::backend_name);
 
 bool causally(const position& p) { return p.k <= p.aligned_q(); }
 double one(double, const position&) { return 1; }

@@ -37,7 +37,7 @@ const std::vector<backward_shape> shapes = {
 
 template <class Backend>
 class backward : public ::testing::Test {};
-TYPED_TEST_SUITE(backward, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(backward, heed_test::method_backends, heed_test::backend_name);
 
 reference::options visible_where(reference::predicate visible) {
   reference::options how;

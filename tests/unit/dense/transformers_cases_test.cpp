@@ -64,7 +64,7 @@ class transformers_cases : public ::testing::Test {
     EXPECT_LE(relative_rms(out, wanted.numbers), 1e-6) << c.name;
   }
 };
-TYPED_TEST_SUITE(transformers_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(transformers_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(transformers_cases, gpt_oss_sinks) {
   const vector_case c = open("gpt_oss_sinks_full");

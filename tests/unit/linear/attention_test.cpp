@@ -19,7 +19,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class linear_attention : public ::testing::Test {};
-TYPED_TEST_SUITE(linear_attention, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(linear_attention, heed_test::method_backends, heed_test::backend_name);
 
 struct sizes {
   index_t batches = 2, heads = 2, length = 45, depth = 16, values = 20;

@@ -12,7 +12,7 @@ namespace linear = heed::linear;
 
 template <class Backend>
 class causal_convolution : public ::testing::Test {};
-TYPED_TEST_SUITE(causal_convolution, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(causal_convolution, heed_test::method_backends, heed_test::backend_name);
 
 numbers<double> wide(const numbers<float>& x) {
   numbers<double> y(x.shape);

@@ -17,7 +17,7 @@ namespace linear = heed::linear;
 
 template <class Backend>
 class onnx_linear : public ::testing::Test {};
-TYPED_TEST_SUITE(onnx_linear, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(onnx_linear, heed_test::method_backends, heed_test::backend_name);
 
 // Half where the case is half, float otherwise.
 template <class T>

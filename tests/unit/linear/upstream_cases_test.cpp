@@ -23,7 +23,7 @@ namespace linear = heed::linear;
 
 template <class Backend>
 class linear_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(linear_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(linear_cases, heed_test::method_backends, heed_test::backend_name);
 
 constexpr double tolerance = 2e-6;
 

@@ -29,7 +29,7 @@ const std::vector<shape> shapes = {
 
 template <class Backend>
 class agent : public ::testing::Test {};
-TYPED_TEST_SUITE(agent, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(agent, heed_test::method_backends, heed_test::backend_name);
 
 template <class Backend, class T>
 void check_shapes(layout how, double tolerance) {

@@ -32,7 +32,7 @@ const std::vector<shape> shapes = {
 
 template <class Backend>
 class linformer : public ::testing::Test {};
-TYPED_TEST_SUITE(linformer, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(linformer, heed_test::method_backends, heed_test::backend_name);
 
 template <class Backend, class T, class Map>
 void check_shapes(layout how, double tolerance) {

@@ -44,7 +44,7 @@ struct operands {
 
 template <class Backend>
 class nystrom : public ::testing::Test {};
-TYPED_TEST_SUITE(nystrom, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(nystrom, heed_test::method_backends, heed_test::backend_name);
 
 template <class Backend, class T>
 void check_shapes(layout how, double tolerance) {

@@ -42,7 +42,7 @@ void expect_module(const vector_case& c, const std::vector<float>& out, const ch
 
 template <class Backend>
 class lowrank_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(lowrank_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(lowrank_cases, heed_test::method_backends, heed_test::backend_name);
 
 TEST(lowrank_case_list, is_complete) {
   std::set<std::string> names;

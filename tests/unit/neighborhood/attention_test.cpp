@@ -21,7 +21,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class neighborhood_attention : public ::testing::Test {};
-TYPED_TEST_SUITE(neighborhood_attention, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(neighborhood_attention, heed_test::method_backends, heed_test::backend_name);
 
 template <class Backend, class T, int N>
 void expect_equal(const neighborhood::pattern<N>& which, index_t batches, index_t heads,

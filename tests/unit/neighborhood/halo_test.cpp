@@ -15,7 +15,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class halo : public ::testing::Test {};
-TYPED_TEST_SUITE(halo, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(halo, heed_test::method_backends, heed_test::backend_name);
 
 // x [2, 48, 8, 12], 1×1 convolutions: channels are the rows of a projection.
 TYPED_TEST(halo, upstream_module) {

@@ -22,7 +22,7 @@ std::filesystem::path case_folder(const char* path) {
 
 template <class Backend>
 class swin : public ::testing::Test {};
-TYPED_TEST_SUITE(swin, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(swin, heed_test::method_backends, heed_test::backend_name);
 
 // The module of Swin: projections by plain loops, attention by us, on an 8×12 image.
 template <class Backend>

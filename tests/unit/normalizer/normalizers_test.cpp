@@ -76,7 +76,7 @@ class normalizers : public ::testing::Test {
     }
   }
 };
-TYPED_TEST_SUITE(normalizers, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(normalizers, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(normalizers, sigmoid) {
   this->for_each_shape([](const problem<TypeParam>& p) {

@@ -67,7 +67,7 @@ class normalizer_cases : public ::testing::Test {
     EXPECT_LE(relative_error(out, wanted.numbers), 1e-6) << c.name;
   }
 };
-TYPED_TEST_SUITE(normalizer_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(normalizer_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(normalizer_cases, backward_sigmoid) {
   const vector_case c = open("backward/sigmoid");

@@ -23,7 +23,7 @@ heed::reference::predicate predicate_of(const Mask& mask) {
 
 template <class Backend>
 class observers : public ::testing::Test {};
-TYPED_TEST_SUITE(observers, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(observers, heed_test::method_backends, heed_test::backend_name);
 
 template <class T>
 void expect_out(const tensor<T>& out, const std::vector<double>& wanted, double tolerance) {

@@ -32,7 +32,7 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <class Backend>
 class observer_properties : public ::testing::Test {};
-TYPED_TEST_SUITE(observer_properties, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(observer_properties, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(observer_properties, bit_identical_on_any_executor) {
   const index_t heads = 4, queries = 700, keys = 720;

@@ -38,7 +38,7 @@ double relative_rms(const std::vector<float>& got, const std::vector<double>& wa
 
 template <class Backend>
 class hf_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(hf_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(hf_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(hf_cases, xlnet_relative_mems) {
   const vector_case c(std::filesystem::path(HEED_TEST_VECTORS) / "hf/xlnet_relative_mems");

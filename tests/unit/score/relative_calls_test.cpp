@@ -27,7 +27,7 @@ using operands = heed_test::relative_operands<T>;
 
 template <class Backend>
 class relative_calls : public ::testing::Test {};
-TYPED_TEST_SUITE(relative_calls, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(relative_calls, heed_test::method_backends, heed_test::backend_name);
 
 // Where whole rows of scores are kept, for observers.
 TYPED_TEST(relative_calls, is_in_the_scores_that_observers_see) {

@@ -30,7 +30,7 @@ using operands = heed_test::relative_operands<T>;
 
 template <class Backend>
 class relative_embedding : public ::testing::Test {};
-TYPED_TEST_SUITE(relative_embedding, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(relative_embedding, heed_test::method_backends, heed_test::backend_name);
 
 // Rows in place and packed, strips that span heads, blocks and splits of keys, tables that end
 // before, within and behind the distances that occur, more queries than keys.

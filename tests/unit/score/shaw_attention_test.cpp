@@ -21,7 +21,7 @@ namespace reference = heed::reference;
 
 template <class Backend>
 class shaw_attention : public ::testing::Test {};
-TYPED_TEST_SUITE(shaw_attention, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(shaw_attention, heed_test::method_backends, heed_test::backend_name);
 
 // out_i = Σ_j w_ij (v_j + c[distance]), from the oracle's weights.
 template <class Backend, class T>
