@@ -7,7 +7,7 @@
 // i < m, j < n, p < k, all of any size. Rows of b and c are contiguous; a has two strides, so that
 // it may be a matrix (a_step = 1) or a transposed one (a_row = 1). For A·Bᵀ, transpose B first. c
 // must not overlap a or b. Every element of c sums its products in the order of p, in runs of 128,
-// whatever the other extents are: how the work is cut never changes a bit of it.
+// whatever the other extents are.
 //
 // Matrices here are a chunk of tokens by a head's depth: they fit the caches, so that blocking for
 // registers is all there is. Large products are not what this is for.

@@ -63,7 +63,9 @@ HEED_INLINE void gradient_row(const Scores& scores, Real* p, Real* ds, const row
       (std::make_index_sequence<std::tuple_size_v<Scores>>{});
     }
     value = value * S(log2_e) - exponent;
-    if constexpr (requires { Lanes::exp2(value); }) {
+    if constexpr (requires {
+                    { Lanes::exp2(value) } -> std::same_as<S>;
+                  }) {
       weight = Lanes::exp2(value);
     } else {
       weight = exp2(value);
