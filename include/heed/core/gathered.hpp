@@ -16,6 +16,7 @@
 // Masks and scores see positions in the lists, and the list's sequence as the batch.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
@@ -156,9 +157,16 @@ struct gathered_rows {
   const T* origin = nullptr;
   index_t stride = 0;
   const index_t* numbers = nullptr;
+  index_t last = 0;  // entry of the list
 
   HEED_INLINE cursor operator[](index_t row) const { return origin + numbers[row] * stride; }
-  gathered_rows from(index_t row) const { return {origin, stride, numbers + row}; }
+  gathered_rows from(index_t row) const { return {origin, stride, numbers + row, last - row}; }
+  // From a row to the one `count` entries behind it, or to the last one, to ask for it ahead of its
+  // use.
+  HEED_INLINE std::uintptr_t bytes_to(index_t row, index_t count) const {
+    const index_t to = row + count < last ? row + count : last;
+    return static_cast<std::uintptr_t>((numbers[to] - numbers[row]) * stride_bytes());
+  }
   static constexpr index_t row_bytes(index_t depth) {
     return depth * static_cast<index_t>(sizeof(T));
   }
@@ -169,7 +177,8 @@ struct gathered_rows {
 template <class T>
 gathered_rows<T> rows_at(const gathered_view<const T>& x, index_t sequence, index_t head,
                          index_t row) {
-  return {x.origin(sequence, head), x.base().stride(2), x.list(sequence, head) + row};
+  return {x.origin(sequence, head), x.base().stride(2), x.list(sequence, head) + row,
+          x.extent(2) - 1 - row};
 }
 
 HEED_NAMESPACE_END

@@ -243,6 +243,18 @@ HEED_INLINE read_ahead read_ahead_of(const Rows& rows, index_t depth) {
   const auto stride = static_cast<std::uintptr_t>(rows.stride_bytes());
   return {(asks_second_level ? count / 4 : count) * stride, 4 * count * stride};
 }
+// The same of one row, where rows that follow each other may lie anywhere.
+template <class Rows>
+HEED_INLINE read_ahead read_ahead_from(const Rows& rows, index_t row, index_t depth,
+                                       const read_ahead& usual) {
+  if constexpr (requires { rows.bytes_to(row, row); }) {
+    const index_t count = rows_ahead(rows, depth);
+    return {rows.bytes_to(row, asks_second_level ? count / 4 : count),
+            asks_second_level ? rows.bytes_to(row, 4 * count) : 0};
+  } else {
+    return usual;
+  }
+}
 
 }  // namespace backend::detail
 HEED_NAMESPACE_END

@@ -268,30 +268,30 @@ struct register_tiles : register_packing<Lanes> {
     const auto whole = [](const cursor& from) HEED_LAMBDA_INLINE { return load<Lanes>(from); };
     index_t d = 0;
     for (; d + columns * lanes <= depth; d += columns * lanes) {
-      accumulate_block<Rows, columns, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink,
-                                           whole, ahead);
+      accumulate_block<Rows, columns, Far>(p, p_stride, count, values, depth, d, o + d, o_stride,
+                                           shrink, whole, ahead);
     }
     if constexpr (!Far && columns > 2) {
       // Two or three vectors together: one at a time leaves too few sums to hide their latency.
       const index_t left = (depth - d) / lanes;
       if (left == 3) {
-        accumulate_block<Rows, 3, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink,
-                                       whole, ahead);
+        accumulate_block<Rows, 3, Far>(p, p_stride, count, values, depth, d, o + d, o_stride,
+                                       shrink, whole, ahead);
       } else if (left == 2) {
-        accumulate_block<Rows, 2, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink,
-                                       whole, ahead);
+        accumulate_block<Rows, 2, Far>(p, p_stride, count, values, depth, d, o + d, o_stride,
+                                       shrink, whole, ahead);
       }
       if (left > 1) d += left * lanes;
     }
     for (; d + lanes <= depth; d += lanes) {
-      accumulate_block<Rows, 1, Far>(p, p_stride, count, values, d, o + d, o_stride, shrink, whole,
-                                     ahead);
+      accumulate_block<Rows, 1, Far>(p, p_stride, count, values, depth, d, o + d, o_stride, shrink,
+                                     whole, ahead);
     }
     if constexpr (Far) {
       if (d == depth) return;
       const int rest = static_cast<int>(depth - d);
       accumulate_block<Rows, 1, Far>(
-          p, p_stride, count, values, d, o + d, o_stride, shrink,
+          p, p_stride, count, values, depth, d, o + d, o_stride, shrink,
           [rest](const cursor& from)
               HEED_LAMBDA_INLINE { return load_partial<pack_type>(from, rest); },
           ahead);
@@ -300,9 +300,9 @@ struct register_tiles : register_packing<Lanes> {
 
   template <int Rows, int Columns, bool Far, class ValueRows, class Load>
   HEED_INLINE static void accumulate_block(const real* p, index_t p_stride, int count,
-                                           const ValueRows& values, index_t d, real* o,
-                                           index_t o_stride, const real* shrink, Load load,
-                                           const read_ahead& ahead) {
+                                           const ValueRows& values, index_t depth, index_t d,
+                                           real* o, index_t o_stride, const real* shrink, Load load,
+                                           const read_ahead& usual) {
     // Values in bfloat16 come as even and odd columns, and so the sums lie.
     constexpr bool in_pairs = is_bfloat16_rows<ValueRows> && sizeof(real) == 4 && Columns % 2 == 0;
     pack_type sums[Rows][Columns];
@@ -320,6 +320,7 @@ struct register_tiles : register_packing<Lanes> {
     }
     for (int key = 0; key < count; ++key) {
       const auto from = values[key] + d;
+      const read_ahead ahead = Far ? read_ahead_from(values, key, depth, usual) : usual;
       pack_type v[Columns];
 #pragma GCC unroll 8
       for (int c = 0; c < Columns; ++c) {

@@ -51,12 +51,15 @@ HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, 
   constexpr int together = lanes / Height < 4 ? 4 : lanes / Height;
   static_assert(Height * together % lanes == 0);
   constexpr index_t line = vectors_per_line<KeyRows>(size) * size;
-  const read_ahead ahead = read_ahead_of(keys, depth);
+  const read_ahead usual = read_ahead_of(keys, depth);
   for (int first = 0; first < count; first += together) {
     cursor row[together];
+    read_ahead ahead[together];
 #pragma GCC unroll 16
     for (int i = 0; i < together; ++i) {
-      row[i] = keys[first + i < count ? first + i : count - 1];
+      const int key = first + i < count ? first + i : count - 1;
+      row[i] = keys[key];
+      ahead[i] = read_ahead_from(keys, key, depth, usual);
     }
     pack_type sums[Height * together];
 #pragma GCC unroll 16
@@ -68,7 +71,7 @@ HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, 
 #pragma GCC unroll 16
       for (int i = 0; i < together; ++i) {
         const auto k = load(row[i] + d);
-        if (line == size || d % line == 0) ahead.ask(row[i] + d);
+        if (line == size || d % line == 0) ahead[i].ask(row[i] + d);
 #pragma GCC unroll 4
         for (int r = 0; r < Height; ++r) {
           sums[r * together + i] = Products::multiply_add(q[r], k, sums[r * together + i]);
