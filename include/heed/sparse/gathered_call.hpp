@@ -1,0 +1,141 @@
+// What a call over gathered operands (core/gathered.hpp) does with the modifiers that its user
+// wrote for the operands themselves: masks and scores see the positions that rows come from, and
+// the log-sum-exp goes to the row that a list names.
+//
+// For lists of keys (row_list.hpp) and for any other gathered order: sorted by hash, clusters,
+// regions.
+#pragma once
+
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "../core/error.hpp"
+#include "../core/gathered.hpp"
+#include "../core/position.hpp"
+#include "../dense/options.hpp"
+
+HEED_NAMESPACE_BEGIN
+namespace sparse {
+
+// Where rows of gathered operands come from. Sequence s of the call has the lists of batch
+// s / lists / folds and head group s / lists % folds; head h of it is the operands' head
+// group·heads_per_fold + first_head + h.
+struct original_positions {
+  tensor_view<const index_t, 3> query_rows, key_rows;  // [S, 1, n]
+  index_t lists = 1, folds = 1;
+  index_t heads_per_fold = 0, first_head = 0;
+  index_t queries = 0, keys = 0;  // lengths of the operands
+
+  HEED_INLINE position of(const position& p) const {
+    const index_t group = p.batch / lists;
+    return {group / folds,
+            group % folds * heads_per_fold + first_head + p.head,
+            query_rows(p.batch, 0, p.q),
+            key_rows.empty() ? 0 : key_rows(p.batch, 0, p.k),
+            queries,
+            keys};
+  }
+};
+
+// A mask or a score on the positions that gathered rows come from, key by key.
+template <mask_function Mask>
+struct original_mask {
+  Mask mask;
+  original_positions where;
+  bool operator()(const position& p) const {
+    return mask(static_cast<const position&>(where.of(p)));
+  }
+  // What holds for the hull of the rows holds for the rows.
+  visibility tile(const tile_extent& t) const {
+    if (t.q_begin >= t.q_end || t.k_begin >= t.k_end) return visibility::none;
+    const position first = where.of(position{t.batch, t.head, t.q_begin, t.k_begin, 0, 0});
+    tile_extent hull{first.batch, first.head, first.q,       first.q,
+                     first.k,     first.k,    where.queries, where.keys};
+    for (index_t q = t.q_begin; q < t.q_end; ++q) {
+      hull.q_begin = min(hull.q_begin, where.query_rows(t.batch, 0, q));
+      hull.q_end = max(hull.q_end, where.query_rows(t.batch, 0, q) + 1);
+    }
+    for (index_t k = t.k_begin; k < t.k_end; ++k) {
+      hull.k_begin = min(hull.k_begin, where.key_rows(t.batch, 0, k));
+      hull.k_end = max(hull.k_end, where.key_rows(t.batch, 0, k) + 1);
+    }
+    return tile_visibility(mask, hull);
+  }
+};
+template <score_function Score>
+struct original_score {
+  Score score;
+  original_positions where;
+  template <class S>
+  requires std::is_arithmetic_v<S> S operator()(S s, const position& p) const {
+    return static_cast<S>(score(s, static_cast<const position&>(where.of(p))));
+  }
+};
+template <class M>
+auto at_original(const M& modifier, const original_positions& where) {
+  if constexpr (mask_function<M>) {
+    return original_mask<M>{modifier, where};
+  } else if constexpr (score_function<M>) {
+    return original_score<M>{modifier, where};
+  } else {
+    return modifier;
+  }
+}
+
+// A modifier as the gathered call takes it, and what is left to do after the call.
+template <class M>
+struct carried {
+  M own;
+  original_positions where;
+  carried(const M& modifier, const original_positions& positions, std::span<const index_t>,
+          const tensor_view<const index_t, 4>::shape&)
+      : own(modifier), where(positions) {}
+  auto modifier(index_t) const { return at_original(own, where); }
+  void finish() const {}
+};
+template <class T, int Rank>
+struct carried<lse_to<T, Rank>> {
+  tensor_view<T, 3> target;
+  original_positions where;
+  std::span<const index_t> query_counts;
+  tensor_view<T, 3>::shape extents;
+  std::vector<T> listed;
+
+  // `operands` are the extents of q.
+  carried(const lse_to<T, Rank>& own, const original_positions& positions,
+          std::span<const index_t> counts, const tensor_view<const index_t, 4>::shape& operands)
+      : target(own.view.template lifted<3>()),
+        where(positions),
+        query_counts(counts),
+        extents{positions.query_rows.extent(0), 0, positions.query_rows.extent(2)} {
+    const char* const axes[] = {"batch", "head count", "length"};
+    for (int axis = 0; axis < 3; ++axis) {
+      if (target.extent(axis) != operands[static_cast<std::size_t>(axis)]) {
+        raise(message("lse: ") << axes[axis] << " " << target.extent(axis) << " differs from q's "
+                               << operands[static_cast<std::size_t>(axis)]);
+      }
+    }
+    if (target.data() == nullptr && !target.empty()) raise("lse: data is null");
+  }
+  // Of the log-sum-exp in the order of the lists, with that many heads per sequence.
+  lse_to<T, 3> modifier(index_t heads) {
+    extents[1] = heads;
+    listed.resize(static_cast<std::size_t>(extents[0] * extents[1] * extents[2]));
+    return lse_to<T, 3>{tensor_view<T, 3>(listed.data(), extents)};
+  }
+  void finish() const {
+    const tensor_view<const T, 3> from(listed.data(), extents);
+    for (index_t s = 0; s < extents[0]; ++s) {
+      for (index_t h = 0; h < extents[1]; ++h) {
+        for (index_t i = 0; i < query_counts[static_cast<std::size_t>(s)]; ++i) {
+          const position p = where.of(position{s, h, i, 0, 0, 0});
+          target(p.batch, p.head, p.q) = from(s, h, i);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace sparse
+HEED_NAMESPACE_END
