@@ -17,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../core/workspace.hpp"
 #include "../dense/merge.hpp"
 #include "../sparse/attention.hpp"
 
@@ -170,10 +171,15 @@ void attention(const Q& q, const K& k, const V& v, Out&& out, const sparse::bloc
     slots = max(slots, list.offsets[at + 1] - list.offsets[at]);
   }
   const index_t rows_per_head = call.queries * slots, depth = values.extent(3);
-  std::vector<Real> outs(static_cast<std::size_t>(batches * heads * rows_per_head * depth));
+  // Not cleared, and kept by the thread: what no query wrote has log-sum-exp −∞ and is not read.
+  thread_workspace kept;
+  heed::detail::bump counted;
+  counted.take<Real>(batches * heads * rows_per_head * depth);
+  heed::detail::bump memory(kept.get().reserve(counted.bytes()));
+  Real* const outs = memory.take<Real>(batches * heads * rows_per_head * depth);
   std::vector<Real> sums(static_cast<std::size_t>(batches * heads * rows_per_head),
                          minus_infinity<Real>());
-  const tensor_view<Real, 4> partial(outs.data(), {batches, heads, rows_per_head, depth});
+  const tensor_view<Real, 4> partial(outs, {batches, heads, rows_per_head, depth});
   const tensor_view<Real, 3> lse(sums.data(), {batches, heads, rows_per_head});
   [[maybe_unused]] const auto not_lse = [](const auto& modifier) {
     if constexpr (heed::detail::is_lse_to<std::remove_cvref_t<decltype(modifier)>>) {

@@ -18,9 +18,9 @@
 #include "../mask/causal.hpp"
 #include "../mask/mask.hpp"
 #include "../mask/window.hpp"
+#include "../sparse/attention.hpp"
 #include "../sparse/estimate.hpp"
 #include "../sparse/select.hpp"
-#include "dispatch.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace routed {
@@ -120,7 +120,7 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
   }
   heed::attention<Backend>(q, k_cmp, v_cmp, branch[0],
                            nsa_complete(how.block, call.queries, call.keys), factor, modifiers...);
-  routed::attention<Backend>(q, k, v, branch[1], list, causal{}, factor, modifiers...);
+  sparse::attention<Backend>(q, k, v, branch[1], list, causal{}, factor, modifiers...);
   heed::attention<Backend>(q, k, v, branch[2], window{how.window - 1, 0}, factor, modifiers...);
   runner.run(call.batches * call.heads, [&](index_t item, int) {
     const index_t b = item / call.heads, h = item % call.heads;
