@@ -25,7 +25,7 @@ namespace sparse = heed::sparse;
 
 template <class Backend>
 class sparse_lists : public ::testing::Test {};
-TYPED_TEST_SUITE(sparse_lists, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(sparse_lists, heed_test::method_backends, heed_test::backend_name);
 
 double distance(const tensor<float>& a, const tensor<float>& b) {
   double worst = 0;

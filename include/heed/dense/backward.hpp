@@ -67,8 +67,6 @@ template <class M>
 concept gradient_option = picks_lse_gradient<M>::value || picks_bias_gradient<M>::value ||
     picks_sink_gradient<M>::value || is_on<M> || sink_function<M> ||
     is_any_of<M, scale, scratch, query_lengths, ragged, count_tiles>;
-template <class M>
-inline constexpr bool is_score = score_function<M> && !mask_function<M>;
 
 // The gradients of biases that are wanted, each with the number of scores in front of it.
 template <std::size_t Scores>

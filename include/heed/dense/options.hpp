@@ -86,6 +86,8 @@ inline constexpr bool is_on = false;
 template <class E>
 inline constexpr bool is_on<on<E>> = true;
 
+template <class M>
+inline constexpr bool is_score = score_function<M> && !mask_function<M>;
 template <class M, class... Types>
 inline constexpr bool is_any_of = (std::is_same_v<M, Types> || ...);
 

@@ -119,8 +119,6 @@ constexpr auto keep(const M& modifier) {
   }
 }
 template <class M>
-inline constexpr bool is_score = score_function<M> && !mask_function<M>;
-template <class M>
 inline constexpr bool is_option_of_prefix = is_on<M> || is_any_of<M, scale, count_tiles>;
 template <class M>
 inline constexpr bool is_option_of_merge = is_on<M> || is_lse_to<M>;

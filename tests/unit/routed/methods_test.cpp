@@ -28,7 +28,7 @@ namespace sparse = heed::sparse;
 
 template <class Backend>
 class routed_methods : public ::testing::Test {};
-TYPED_TEST_SUITE(routed_methods, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(routed_methods, heed_test::method_backends, heed_test::backend_name);
 
 template <class Got>
 void expect_close(const Got& got, tensor<double>& wanted) {

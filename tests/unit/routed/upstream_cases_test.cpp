@@ -38,7 +38,7 @@ tensor_view<const T, 4> by_token(const case_array<T>& x) {
 
 template <class Backend>
 class routed_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(routed_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(routed_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(routed_cases, moba) {
   for (const char* name : {"moba_single", "moba_chunk_gt_len"}) {

@@ -45,7 +45,7 @@ enum class way { blocks, rows, dispatch };
 
 template <class Backend>
 class sparse_attention : public ::testing::Test {};
-TYPED_TEST_SUITE(sparse_attention, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(sparse_attention, heed_test::method_backends, heed_test::backend_name);
 
 sparse::block_list list_for(const shape& s, way how, unsigned seed, double density) {
   call_shape listed = s.call();

@@ -26,7 +26,7 @@ namespace sparse = heed::sparse;
 
 template <class Backend>
 class sparse_methods : public ::testing::Test {};
-TYPED_TEST_SUITE(sparse_methods, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(sparse_methods, heed_test::method_backends, heed_test::backend_name);
 
 struct operands {
   tensor<float> q, k, v, out;

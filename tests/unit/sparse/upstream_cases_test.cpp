@@ -59,7 +59,7 @@ struct operands {
 
 template <class Backend>
 class sparse_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(sparse_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(sparse_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(sparse_cases, local_attention) {
   for (const char* name :
