@@ -99,7 +99,7 @@ struct carried<lse_to<T, Rank>> {
   tensor_view<T, 3> target;
   original_positions where;
   std::span<const index_t> query_counts;
-  tensor_view<T, 3>::shape extents;
+  typename tensor_view<T, 3>::shape extents;
   std::vector<T> listed;
 
   // `operands` are the extents of q.
