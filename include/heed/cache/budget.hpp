@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "../core/pack.hpp"
 #include "kept.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -85,7 +86,11 @@ kept_tokens top_tokens(const tensor_view<const double, 3>& scores, const kept_vi
     for (index_t h = 0; h < key_heads; ++h) {
       const auto slots = static_cast<index_t>(kept.at(b, h).size());
       order.clear();
-      for (index_t i = 0; i < slots; ++i) order.push_back({scores(b, h, i), h, i});
+      for (index_t i = 0; i < slots; ++i) {
+        // NaN below all: it compares with nothing, and the order must be strict.
+        const double score = scores(b, h, i);
+        order.push_back({score == score ? score : minus_infinity<double>(), h, i});
+      }
       const index_t wanted = tokens.is_shared() ? tokens.floor() : tokens.of(h);
       const index_t count = std::min(wanted, slots);
       rank(0, count);

@@ -14,6 +14,10 @@ namespace cache {
 template <class T>
 class subset_of_store {
  public:
+  // Its spans point into its own positions: it moves, it is not copied.
+  subset_of_store(subset_of_store&&) = default;
+  subset_of_store& operator=(subset_of_store&&) = default;
+
   gathered_view<const T> keys() const { return {keys_, rows()}; }
   gathered_view<const T> values() const { return {values_, rows()}; }
   kept_view<true> kept() const {
@@ -29,6 +33,7 @@ class subset_of_store {
   }
 
  private:
+  subset_of_store() = default;
   template <store Store>
   friend auto subset(const Store&, const kept_tokens&);
   tensor_view<const T, 4> keys_, values_;

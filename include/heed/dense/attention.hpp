@@ -211,6 +211,7 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   const operand query_memory = memory_of("q", q), output_memory = memory_of("out", out);
   check_operand(query);
   check_output(query, erase("out", out));
+  check_distinct_rows(output_memory);
   check_disjoint(output_memory, query_memory);
   if (wants_lse) {
     check_output(query, erase("lse", lse));

@@ -46,6 +46,7 @@ void shaw_attention(const Q& q, const K& k, const V& v, const KeyTable& key_tabl
   // The call below writes to scratch memory, so that what the output may not share is checked here.
   const detail::operand output = detail::erase("out", result);
   detail::check_operand(output);
+  detail::check_distinct_rows(output);
   detail::check_disjoint(output, detail::erase("q", view_of(q).template lifted<4>()));
   const auto check_apart = [&](const detail::operand& in) { detail::check_disjoint(output, in); };
   detail::for_each_array("k", read_view_of(k).template lifted<4>(), check_apart);

@@ -86,6 +86,10 @@ struct placed_mask {
 
 template <score_function Score, bool Consecutive>
 struct placed_score {
+  static_assert(
+      !score_term<Score>,
+      "heed: terms such as relative embeddings need queries and keys at their own places, "
+      "not at those of one process");
   [[no_unique_address]] Score score;
   detail::placement at;
 

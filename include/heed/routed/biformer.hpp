@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../dense/attention.hpp"
+#include "../sparse/attention.hpp"
 #include "../sparse/estimate.hpp"
 #include "../sparse/select.hpp"
 
@@ -54,6 +55,7 @@ std::vector<index_t> region_routes(const Q& q, const K& k, const region_options&
   const auto queries = sparse::estimation::rows_of(q);
   const auto keys = sparse::estimation::rows_of(k);
   how.check(queries.extent(2));
+  sparse::lists::check_axes("k", keys, "q", queries, true);
   const sparse::top_k keep(how.topk);
   const index_t heads = queries.extent(1), depth = queries.extent(3), regions = how.regions();
   const auto means = [&](const auto& x) {
@@ -100,6 +102,8 @@ void biformer(const Q& q_, const K& k_, const V& v_, const region_options& how, 
           << k.extent(1) << ", " << k.extent(2) << "] differ from q's [" << q.extent(1) << ", "
           << q.extent(2) << "]");
   }
+  sparse::lists::check_axes("v", v, "k", k, true);
+  sparse::lists::check_axes("out", out, "q", q, true);
   const std::vector<index_t> routes = region_routes(q_, k_, how);
   const index_t regions = how.regions(), size = how.region_size();
   std::vector<index_t> query_rows, key_rows;

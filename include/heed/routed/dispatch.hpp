@@ -190,8 +190,8 @@ void attention(const Q& q, const K& k, const V& v, Out&& out, const sparse::bloc
   };
   for (index_t member = 0; member < members; ++member) {
     const dispatch_rows rows(list, call, folds, member, members);
-    const sparse::original_positions where{rows.queries(), rows.keys(), rows.lists,   folds,
-                                           group,          member,      call.queries, call.keys};
+    const sparse::original_positions where{rows.queries(), rows.keys(),  rows.lists, folds, group,
+                                           member,         call.queries, call.keys,  call};
     const auto heads_of = [&](const auto& x) {
       return members == 1 ? x : sparse::lists::heads_of(x, member, key_heads, group);
     };

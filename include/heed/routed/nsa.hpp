@@ -109,6 +109,9 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
     }
   }
   sparse::lists::check_axes("out", out, "q", read_view_of(q).template lifted<4>(), true);
+  const auto written = heed::detail::erase("out", out);
+  heed::detail::check_operand(written);
+  heed::detail::check_distinct_rows(written);
   const double depth = static_cast<double>(sparse::estimation::rows_of(q).extent(3));
   const scale factor(how.scale != 0 ? how.scale : 1 / std::sqrt(depth > 0 ? depth : 1));
   const sparse::block_list list = nsa_list(q, k_cmp, how, runner);

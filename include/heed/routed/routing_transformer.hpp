@@ -88,6 +88,13 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
   }
   same("memory_v", "length", memory_v.extent(2), memory_k.extent(2));
 
+  const auto written = heed::detail::erase("out", out);
+  heed::detail::check_operand(written);
+  heed::detail::check_distinct_rows(written);
+  heed::detail::check_disjoint(written, heed::detail::erase("q", q));
+  heed::detail::check_disjoint(written, heed::detail::erase("k", k));
+  heed::detail::check_disjoint(written, heed::detail::erase("v", v));
+
   const std::vector<index_t> taken_q = cluster_rows(q_, means, how.queries);
   const std::vector<index_t> taken_k = cluster_rows(k_, means, how.keys);
   const index_t sequences = heads * clusters;

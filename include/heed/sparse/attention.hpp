@@ -152,9 +152,15 @@ void attention(const Q& q, const K& k, const V& v, Out&& out, const row_list& li
   const index_t members = listed_heads == 1 || listed_heads == key_heads ? 1 : group;
   for (index_t member = 0; member < members; ++member) {
     const row_numbers rows(list, call, folds, member, members);
-    const original_positions where{
-        rows.query_view(), rows.key_view(), list.shape.query_blocks, folds, group, member,
-        call.queries,      call.keys};
+    const original_positions where{rows.query_view(),
+                                   rows.key_view(),
+                                   list.shape.query_blocks,
+                                   folds,
+                                   group,
+                                   member,
+                                   call.queries,
+                                   call.keys,
+                                   call};
     if (members == 1) {
       lists::attend_rows<Backend>(queries, keys, values, result, rows, where, modifiers...);
     } else {

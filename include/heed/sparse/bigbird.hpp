@@ -51,6 +51,12 @@ struct block_bias {
     const index_t head = table.extent(1) == 1 ? 0 : p.head;
     return s + static_cast<S>(table(0, head, p.q / block_q, p.k / block_k));
   }
+  void check(const call_shape& shape) const {
+    if (table.extent(1) != 1 && table.extent(1) != shape.heads) {
+      raise(message("random: head count ")
+            << table.extent(1) << " is neither 1 nor q's " << shape.heads);
+    }
+  }
 };
 
 // How often each of `blocks` key blocks counts for each query block: [1, heads, blocks, blocks].

@@ -13,6 +13,7 @@
 #include "../core/error.hpp"
 #include "../core/gathered.hpp"
 #include "../core/position.hpp"
+#include "../core/score_term.hpp"
 #include "../dense/options.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -26,6 +27,7 @@ struct original_positions {
   index_t lists = 1, folds = 1;
   index_t heads_per_fold = 0, first_head = 0;
   index_t queries = 0, keys = 0;  // lengths of the operands
+  call_shape shape;               // of the operands, for masks and scores that check their arrays
 
   HEED_INLINE position of(const position& p) const {
     const index_t group = p.batch / lists;
@@ -62,15 +64,36 @@ struct original_mask {
     }
     return tile_visibility(mask, hull);
   }
+  void check(const call_shape&) const { check_modifier(mask, where.shape); }
 };
 template <score_function Score>
 struct original_score {
+  static_assert(
+      !score_term<Score>,
+      "heed: terms such as relative embeddings need queries and keys at their own places, "
+      "not at those of listed rows");
   Score score;
   original_positions where;
   template <class S>
   requires std::is_arithmetic_v<S> S operator()(S s, const position& p) const {
     return static_cast<S>(score(s, static_cast<const position&>(where.of(p))));
   }
+  // Where the score is a mask too (a bias of −∞).
+  bool visible(const position& p) const
+      requires(requires(const Score& own, const position& at) { own.visible(at); }) {
+    return score.visible(static_cast<const position&>(where.of(p)));
+  }
+  template <class Real, int N>
+  typename pack<Real, N>::mask visible(const pack_position<Real, N>& p) const
+      requires(requires(const Score& own, const position& at) { own.visible(at); }) {
+    typename pack<Real, N>::mask seen(false);
+    position at{p.batch, p.head, p.q, p.first_key, p.queries, p.keys};
+    for (int lane = 0; lane < p.valid; ++lane, ++at.k) {
+      seen.bits[lane] = -static_cast<int>(visible(at));
+    }
+    return seen;
+  }
+  void check(const call_shape&) const { check_modifier(score, where.shape); }
 };
 template <class M>
 auto at_original(const M& modifier, const original_positions& where) {

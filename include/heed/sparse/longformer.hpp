@@ -72,14 +72,18 @@ class longformer_mask {
   index_t window_;
 };
 
-// Options: scores, scale, on, scratch. Raises before anything is written where shapes differ or qg
-// has fewer rows than a batch entry has global tokens.
+// Options: scale, on, scratch. Raises before anything is written where shapes differ, qg has fewer
+// rows than a batch entry has global tokens, data are null, or out shares memory with what global
+// tokens read.
 template <class Backend = backend::native, class Q, class K, class V, class Qg, class Kg, class Vg,
           class Out, class... Modifiers>
 void longformer(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,
                 const tensor_view<Qg, 4>& qg, const tensor_view<Kg, 4>& kg,
                 const tensor_view<Vg, 4>& vg, const tensor_view<const index_t, 2>& state,
                 index_t window, const tensor_view<Out, 4>& out, const Modifiers&... modifiers) {
+  static_assert((... && (heed::detail::is_on<Modifiers> ||
+                         heed::detail::is_any_of<Modifiers, scale, scratch>)),
+                "heed::sparse::longformer takes scale, on and scratch");
   const longformer_mask local(state, window);
   local.check({q.extent(0), q.extent(1), q.extent(2), k.extent(2)});
   std::vector<std::vector<index_t>> global(static_cast<std::size_t>(q.extent(0)));
@@ -103,6 +107,12 @@ void longformer(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const te
   for (int axis : {0, 1, 2, 3}) {
     same("kg", kg, k, axis);
     same("vg", vg, v, axis);
+  }
+  const auto written = heed::detail::erase("out", out);
+  for (const auto& read : {heed::detail::erase("qg", qg), heed::detail::erase("kg", kg),
+                           heed::detail::erase("vg", vg)}) {
+    heed::detail::check_operand(read);
+    heed::detail::check_disjoint(written, read);
   }
   heed::attention<Backend>(q, k, v, out, local, modifiers...);
   for (index_t b = 0; b < q.extent(0); ++b) {

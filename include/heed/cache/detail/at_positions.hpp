@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "../../core/position.hpp"
+#include "../../core/score_term.hpp"
 #include "../../engine/hooks.hpp"
 #include "../kept.hpp"
 
@@ -109,6 +110,10 @@ struct mask_at_positions {
 
 template <class Score, bool Ordered>
 struct score_at_positions {
+  static_assert(
+      !score_term<Score>,
+      "heed: terms such as relative embeddings need queries and keys at their own places, "
+      "not at those of a cache");
   kept_view<Ordered> kept;
   index_t group;
   Score score;

@@ -105,6 +105,7 @@ class ledger {
       if (!lists_.empty()) shared = lists_[0];
       lists_.assign(static_cast<std::size_t>(batches_ * key_heads_), shared);
     }
+    if (lists_.empty()) lists_.resize(1);  // nothing was appended yet
     for (index_t b = 0; b < batches_; ++b) {
       for (index_t h = 0; h < key_heads_; ++h) {
         auto& positions = list(b, h);

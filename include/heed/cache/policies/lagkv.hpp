@@ -65,6 +65,7 @@ struct lagkv {
         least = std::min(least, read(begin + lag + i, d));
         most = std::max(most, read(begin + lag + i, d));
       }
+      if (!(most > least)) continue;  // a channel without range spreads nothing
       for (index_t i = 0; i < lag; ++i) {
         const double x = (read(begin + i, d) - least) / (most - least);
         sums[static_cast<std::size_t>(i)] += x;

@@ -4,7 +4,7 @@
 
 #include <tuple>
 
-#include "../../dense/options.hpp"
+#include "../../dense/attention.hpp"
 #include "tile_lists.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -93,6 +93,9 @@ void check_lse(const std::array<index_t, 3>& extents, const Modifiers&... modifi
               << axis << " has extent " << to.extent(axis) << ", call has " << wanted);
       }
     }
+    const auto written = heed::detail::erase("lse", to);
+    heed::detail::check_operand(written);
+    heed::detail::check_distinct_rows(written);
   }
 }
 

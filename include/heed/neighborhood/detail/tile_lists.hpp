@@ -9,6 +9,7 @@
 #include <span>
 
 #include "../../core/gathered.hpp"
+#include "../../core/score_term.hpp"
 #include "tiling.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -77,6 +78,10 @@ struct tile_lists {
 // the tokens, so each is asked for by itself.
 template <class Score>
 struct score_of_tokens {
+  static_assert(
+      !score_term<Score>,
+      "heed: terms such as relative embeddings need queries and keys at their own places, "
+      "not at those of tiles");
   const Score& own;
   tile_lists lists;
   call_shape shape;
