@@ -11,6 +11,8 @@
 // bslongformer is DeepSpeed's layout of the same idea in blocks.
 #pragma once
 
+#include <algorithm>
+#include <span>
 #include <vector>
 
 #include "../dense/attention.hpp"
