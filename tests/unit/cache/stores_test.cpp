@@ -34,8 +34,9 @@ TYPED_TEST(cache_stores, ring_is_a_window_mask_with_sinks) {
   const auto q = tensor<float>(2, heads, length, depth).fill(1);
   const auto k = tensor<float>(2, key_heads, length, depth).fill(2);
   const auto v = tensor<float>(2, key_heads, length, value_depth).fill(3);
-  for (const auto [sinks, window, longest] :
+  for (const auto& sizes :
        {std::array<index_t, 3>{4, 20, 1}, {0, 7, 5}, {3, 70, 30}, {10, 1, 4}, {300, 5, 9}}) {
+    const index_t sinks = sizes[0], window = sizes[1], longest = sizes[2];
     SCOPED_TRACE(testing::Message() << sinks << " sinks, window " << window << ", " << longest);
     cache::ring<float> ring(2, key_heads, sinks, window, depth, value_depth, longest);
     tensor<float> out(2, heads, length, value_depth);
