@@ -137,11 +137,10 @@ struct scalar {
     }
 
     // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]
-    static void accumulate(const Real* p, index_t p_stride, int rows, int count, const Real* values,
-                           index_t stride, index_t depth, Real* o, index_t o_stride,
-                           const Real* shrink) {
-      accumulate_rows(p, p_stride, rows, count, strided_rows<Real>{values, stride}, depth, o,
-                      o_stride, shrink);
+    static void accumulate(const Real* p, index_t p_stride, int rows, int count,
+                           const listed_steps<Real, step_keys>& values, index_t depth, Real* o,
+                           index_t o_stride, const Real* shrink) {
+      accumulate_rows(p, p_stride, rows, count, values, depth, o, o_stride, shrink);
     }
     template <class Rows>
     static void accumulate_rows(const Real* p, index_t p_stride, int rows, int count,

@@ -24,6 +24,27 @@ struct strided_rows {
   index_t stride_bytes() const { return stride * static_cast<index_t>(sizeof(T)); }
 };
 
+// Packed rows of the steps whose numbers are listed: row r is row (skipped + r) % StepRows of step
+// steps[(skipped + r) / StepRows].
+template <class T, index_t StepRows>
+struct listed_steps {
+  using cursor = const T*;
+
+  const T* first = nullptr;
+  const index_t* steps = nullptr;
+  index_t stride = 0;
+  index_t skipped = 0;
+
+  HEED_INLINE cursor operator[](index_t row) const {
+    const index_t at = skipped + row;
+    return first + (steps[at / StepRows] * StepRows + at % StepRows) * stride;
+  }
+  // Rows from `row` on that lie side by side.
+  HEED_INLINE int left_in_step(index_t row) const {
+    return static_cast<int>(StepRows - (skipped + row) % StepRows);
+  }
+};
+
 // Rows of one batch and head of a tensor [B, H, L, D], from `row` on.
 template <class T>
 strided_rows<T> rows_at(const tensor_view<const T, 4>& x, index_t batch, index_t head,

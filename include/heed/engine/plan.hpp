@@ -66,6 +66,13 @@ inline index_t tile_rows(const blocking& sizes, index_t all_rows, index_t strip_
   return ceil_div(rows, strip_rows) * strip_rows;
 }
 
+// The same where masks change every `block` rows: whole blocks or equal parts of one, unless blocks
+// are so small that too few rows would share their keys.
+inline index_t aligned_rows(index_t rows, index_t block, index_t strip_rows) {
+  if (block < 4 * strip_rows) return rows / block > 0 ? rows / block * block : rows;
+  return ceil_div(block, ceil_div(block, rows));
+}
+
 // Query rows whose whole rows of scores are kept at a time: at most `wanted`, fewer where they
 // would take more than a quarter of the cache, but enough to use a block of keys several times.
 inline index_t row_tile(const blocking& sizes, index_t wanted, index_t row_bytes,

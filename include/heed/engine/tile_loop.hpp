@@ -334,13 +334,16 @@ class tile_loop {
     const auto values = rows_at(source.v, keys.batch, key_head_, keys.begin);
     const index_t value_depth = problem_.value_depth();
     if (packed.values != nullptr) {
+      // Steps lie apart as well as side by side.
       accumulate(
           strip, rows, slot, visited, values,
           [&](index_t step) { return packed.finite[step] != 0; },
-          [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
-            session_.accumulate(first, last,
-                                packed.values + step * Tiles::value_step_size(value_depth),
-                                value_depth, weighted, shrink);
+          [&](index_t here) {
+            return scratch_.last[here] == step_keys && scratch_.first[here + 1] == 0;
+          },
+          [&](index_t first, index_t last, Real* weighted, const Real* shrink) {
+            session_.accumulate(first, last, scratch_.steps + slot, packed.values, value_depth,
+                                weighted, shrink);
           });
     } else {
       accumulate(
@@ -352,20 +355,22 @@ class tile_loop {
                                      static_cast<int>(left < step_keys ? left : step_keys),
                                      value_depth);
           },
-          [&](index_t step, index_t first, index_t last, Real* weighted, const Real* shrink) {
+          [](index_t) { return false; },
+          [&](index_t first, index_t last, Real* weighted, const Real* shrink) {
+            const index_t step = scratch_.steps[slot + first / step_keys];
             session_.accumulate_rows(first, last, values.from(step * step_keys + first % step_keys),
                                      value_depth, weighted, shrink);
           });
     }
   }
 
-  // O += P V over the visited steps, in runs of neighbours, each trimmed to the keys that some row
-  // sees: add(first step, first column, one past the last, O, shrink). A step that is masked in
-  // part and has a value that is not finite is added key by key from the caller's `values`, since
-  // 0·∞ would leak what is masked.
-  template <class Values, class Finite, class Add>
+  // O += P V over the visited steps, in runs of neighbours and of what else joins(slot) the slot
+  // behind it, each trimmed to the keys that some row sees: add(first column, one past the last, O,
+  // shrink). A step that is masked in part and has a value that is not finite is added key by key
+  // from the caller's `values`, since 0·∞ would leak what is masked.
+  template <class Values, class Finite, class Joins, class Add>
   void accumulate(index_t strip, int rows, index_t slot, int visited, const Values& values,
-                  Finite finite, Add add) {
+                  Finite finite, Joins joins, Add add) {
     const index_t width = Tiles::padded(problem_.value_depth());
     Real* weighted = scratch_.weighted + strip * strip_rows_ * width;
     const Real* shrink = scratch_.shrink;
@@ -375,14 +380,16 @@ class tile_loop {
       const index_t step = scratch_.steps[here];
       const bool by_key = scratch_.partial[here] != 0 && !finite(step);
       int run = 1;
-      while (!by_key && at + run < visited && scratch_.steps[here + run] == step + run &&
-             (scratch_.partial[here + run] == 0 || finite(step + run))) {
+      while (!by_key && at + run < visited &&
+             (scratch_.steps[here + run] == scratch_.steps[here + run - 1] + 1 ||
+              joins(here + run - 1)) &&
+             (scratch_.partial[here + run] == 0 || finite(scratch_.steps[here + run]))) {
         ++run;
       }
       if (by_key) {
         add_visible(rows, slot, at, values.from(step * step_keys), weighted, shrink);
       } else {
-        add(step, at * step_keys + scratch_.first[here],
+        add(at * step_keys + scratch_.first[here],
             (at + run - 1) * step_keys + scratch_.last[here + run - 1], weighted, shrink);
       }
       shrink = nullptr;

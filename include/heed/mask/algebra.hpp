@@ -64,6 +64,14 @@ struct all_of {
       visit_runs(right, heed::visible_keys(left, t), t, visit);
     }
   }
+  // The blocks of the operand that has them: it is the one that skips keys by blocks.
+  index_t query_block() const requires(query_block_mask<Left> || query_block_mask<Right>) {
+    if constexpr (query_block_mask<Left>) {
+      return left.query_block();
+    } else {
+      return right.query_block();
+    }
+  }
   void check(const call_shape& shape) const {
     check_modifier(left, shape);
     check_modifier(right, shape);

@@ -96,6 +96,7 @@ class block_list_view {
   }
 
   const block_shape& shape() const { return shape_; }
+  index_t query_block() const { return shape_.block_q; }
   std::span<const index_t> row(index_t batch, index_t head, index_t query_block) const {
     const index_t* from = offsets_ + (batch * shape_.heads + head) * shape_.query_blocks;
     return {blocks_ + from[query_block],

@@ -67,11 +67,15 @@ class block_session {
   }
 
   real weight(int row, index_t column) const { return memory_[row * stride_ + column]; }
-  void accumulate(index_t first, index_t last, const real* steps, index_t depth, real* o,
-                  const real* shrink) {
+  // Column c stands for a key of step number steps[c / step_keys] of the packed values.
+  void accumulate(index_t first, index_t last, const index_t* steps, const real* values,
+                  index_t depth, real* o, const real* shrink) {
     const index_t width = Tiles::padded(depth);
-    Tiles::accumulate(memory_ + first, stride_, rows_, static_cast<int>(last - first),
-                      steps + first % Tiles::step_keys * width, width, width, o, width, shrink);
+    constexpr index_t step_keys = Tiles::step_keys;
+    Tiles::accumulate(
+        memory_ + first, stride_, rows_, static_cast<int>(last - first),
+        listed_steps<real, step_keys>{values, steps + first / step_keys, width, first % step_keys},
+        width, o, width, shrink);
   }
   template <class Rows>
   void accumulate_rows(index_t first, index_t last, const Rows& values, index_t depth, real* o,

@@ -140,11 +140,10 @@ class matrix_session {
     return _mm512_cvtss_f32(Words::widen(_mm256_set1_epi16(static_cast<short>(word))));
   }
 
-  void accumulate(index_t first, index_t last, const packed* steps, index_t depth, real* o,
-                  const real* shrink) {
+  void accumulate(index_t first, index_t last, const index_t* steps, const packed* values,
+                  index_t depth, real* o, const real* shrink) {
     const index_t width = Tiles::padded(depth);
     rescale(o, width, shrink);
-    const index_t origin = first / Tiles::step_keys * Tiles::step_keys;
     // Weights of keys that nobody sees are 0: whole chunks of 32 keys.
     const index_t end = (last + 31) / 32 * 32;
     const index_t run = width <= 64 ? narrow_run : wide_run;
@@ -152,9 +151,9 @@ class matrix_session {
       const index_t stop = key + run < end ? key + run : end;
       for (index_t column = 0; column < width; column += 32) {
         if (rows_ <= tile_side) {
-          add_columns<1>(key, stop, origin, steps, width, column, o);
+          add_columns<1>(key, stop, steps, values, width, column, o);
         } else {
-          add_columns<2>(key, stop, origin, steps, width, column, o);
+          add_columns<2>(key, stop, steps, values, width, column, o);
         }
       }
     }
@@ -217,20 +216,20 @@ class matrix_session {
 
   // O[RowTiles·16 rows][32 columns] += P V over keys [begin, end) of the block.
   template <int RowTiles>
-  HEED_NOINLINE void add_columns(index_t begin, index_t end, index_t origin, const packed* steps,
-                                 index_t width, index_t column, real* o) const {
+  HEED_NOINLINE void add_columns(index_t begin, index_t end, const index_t* steps,
+                                 const packed* values, index_t width, index_t column,
+                                 real* o) const {
     const index_t o_bytes = width * 4;
     real *upper = o + column, *lower = upper + 16 * width;
     tile_stream<0>(upper, o_bytes), tile_stream<1>(upper + 16, o_bytes);
     if constexpr (RowTiles == 2) {
       tile_stream<2>(lower, o_bytes), tile_stream<3>(lower + 16, o_bytes);
     }
-    const packed* values = steps + column / 32 * (4 * tile_words);
+    values += column / 32 * (4 * tile_words);
     for (index_t key = begin; key < end; key += 32) {
-      const index_t from = key - origin;
       multiply_tiles<RowTiles>(weights_of(0, key),
-                               values + from / Tiles::step_keys * (Tiles::step_keys * width) +
-                                   from % Tiles::step_keys / 32 * (2 * tile_words));
+                               values + steps[key / Tiles::step_keys] * (Tiles::step_keys * width) +
+                                   key % Tiles::step_keys / 32 * (2 * tile_words));
     }
     store_sums<RowTiles>(upper, o_bytes, 16 * width);
   }

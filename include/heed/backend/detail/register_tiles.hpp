@@ -166,12 +166,11 @@ struct register_tiles : register_packing<Lanes> {
 
   // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]; shrink may be null (1). Rows
   // of `o` have whole vectors; v has `depth` elements per row.
-  static void accumulate(const real* p, index_t p_stride, int, int count, const real* values,
-                         index_t stride, index_t depth, real* o, index_t o_stride,
-                         const real* shrink) {
+  static void accumulate(const real* p, index_t p_stride, int, int count,
+                         const listed_steps<real, packing::step_keys>& values, index_t depth,
+                         real* o, index_t o_stride, const real* shrink) {
     // Rows that do not exist are there, and 0.
-    add_columns<strip_rows, false>(p, p_stride, count, strided_rows<real>{values, stride}, depth, o,
-                                   o_stride, shrink, {});
+    add_columns<strip_rows, false>(p, p_stride, count, values, depth, o, o_stride, shrink, {});
   }
 
   // The same with values in the caller's memory, which may be far away: in runs of keys that the
@@ -318,8 +317,7 @@ struct register_tiles : register_packing<Lanes> {
         for (int c = 0; c < Columns; c += 2) to_even_and_odd(sums[row][c], sums[row][c + 1]);
       }
     }
-    for (int key = 0; key < count; ++key) {
-      const auto from = values[key] + d;
+    const auto add_key = [&](int key, const typename ValueRows::cursor& from) HEED_LAMBDA_INLINE {
       const read_ahead ahead = Far ? read_ahead_from(values, key, depth, usual) : usual;
       pack_type v[Columns];
 #pragma GCC unroll 8
@@ -338,6 +336,16 @@ struct register_tiles : register_packing<Lanes> {
         const pack_type weight(p[row * p_stride + key]);
 #pragma GCC unroll 8
         for (int c = 0; c < Columns; ++c) sums[row][c] = Lanes::fma(weight, v[c], sums[row][c]);
+      }
+    };
+    if constexpr (Far) {
+      for (int key = 0; key < count; ++key) add_key(key, values[key] + d);
+    } else {
+      for (int key = 0; key < count;) {
+        const real* from = values[key] + d;
+        const int left = values.left_in_step(key);
+        const int end = left < count - key ? key + left : count;
+        for (; key < end; ++key, from += values.stride) add_key(key, from);
       }
     }
 #pragma GCC unroll 8
