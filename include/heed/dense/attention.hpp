@@ -199,12 +199,9 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   check_combination<Modifiers...>();
   const engine::no_sink no_sink;
   const auto& sink = pick<picks_sink>(no_sink, modifiers...);
-  using Sink = std::remove_cvref_t<decltype(sink)>;
 
   const auto q = read_view_of(query_view).template lifted<4>();
   const auto out = out_view.template lifted<4>();
-  using Problem = engine::problem<Real, std::remove_const_t<decltype(q)>,
-                                  std::remove_const_t<decltype(out)>, Sink, Sources...>;
   const auto lse = log_sum_exp_view<Real, Q::rank>(modifiers...);
   constexpr bool wants_lse = (... || is_lse_to<Modifiers>);
   const operand query = erase("q", q);
@@ -257,28 +254,44 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
    ...);
   const double factor = scale_factor(q.extent(3), find<scale>(modifiers...));
 
-  Problem problem{q, out, lse, queries, sources, static_cast<Real>(factor), sink};
-  if (const count_tiles* counter = find<count_tiles>(modifiers...)) {
-    problem.counts = &counter->counts;
-  }
   serial on_this_thread;
   const on<serial> default_runner(on_this_thread);
   const auto& runner = pick<picks_executor>(default_runner, modifiers...);
   const scratch* memory = find<scratch>(modifiers...);
   thread_workspace memory_of_thread;
   workspace& space = memory != nullptr ? memory->memory : memory_of_thread.get();
-  if constexpr ((... || row_hook<Modifiers>)) {
-    // Rows of weights are kept in the type of the sums: the tiles are those of operands of that
-    // type.
-    using Tiles = typename Backend::template tiles<Real, Real>;
-    const auto hooked = with_row_hooks(problem, modifiers...);
-    engine::attend<Tiles, std::remove_const_t<decltype(hooked)>>(hooked, space).run(runner.runner);
+  const count_tiles* counter = find<count_tiles>(modifiers...);
+  constexpr bool hooked = (... || row_hook<Modifiers>);
+  // Rows of weights are kept in the type of the sums: the tiles are those of operands of that type.
+  using Tiles = std::conditional_t<
+      hooked, typename Backend::template tiles<Real, Real>,
+      engine::tiles_for<
+          typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
+                                           typename Sources::value_type...>,
+          Sources...>>;
+  const auto problem = std::apply(
+      [&](const auto&... source) {
+        const auto erased_sources = std::make_tuple(engine::erased<Tiles, hooked>(source)...);
+        using problem_type = engine::problem<Real, std::remove_const_t<decltype(q)>,
+                                             std::remove_const_t<decltype(out)>,
+                                             decltype(engine::erased<Tiles, hooked>(source))...>;
+        return problem_type{q,
+                            out,
+                            lse,
+                            queries,
+                            erased_sources,
+                            static_cast<Real>(factor),
+                            engine::sink_calls<Real>(sink),
+                            counter != nullptr ? &counter->counts : nullptr};
+      },
+      sources);
+  if constexpr (hooked) {
+    const auto with_hooks = with_row_hooks(problem, modifiers...);
+    engine::attend<Tiles, std::remove_const_t<decltype(with_hooks)>>(with_hooks, space)
+        .run(runner.runner);
   } else {
-    using Tiles = engine::tiles_for<
-        typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
-                                         typename Sources::value_type...>,
-        Sources...>;
-    engine::attend<Tiles, Problem>(problem, space).run(runner.runner);
+    engine::attend<Tiles, std::remove_const_t<decltype(problem)>>(problem, space)
+        .run(runner.runner);
   }
 }
 

@@ -133,12 +133,7 @@ class attend {
   void for_each_query_block(Use use) const {
     std::apply(
         [&](const auto&... source) {
-          const auto ask = [&](const auto& mask) {
-            if constexpr (query_block_mask<std::remove_cvref_t<decltype(mask)>>) {
-              use(mask.query_block());
-            }
-          };
-          (ask(source.mask), ...);
+          ((source.mask.query_block > 0 ? use(source.mask.query_block) : void()), ...);
         },
         problem_.sources);
   }

@@ -47,6 +47,22 @@ struct batch_layout {
 
 // No mask: everything is visible.
 struct everything {};
+// No logit in the denominator.
+struct no_sink {};
+
+// A sink of any type, that lives longer than this.
+template <class Real>
+struct sink_calls {
+  const void* sink = nullptr;  // null: there is none
+  Real (*logit_of)(const void*, index_t) = nullptr;
+
+  explicit sink_calls(const no_sink&) {}
+  template <class Sink>
+  explicit sink_calls(const Sink& of)
+      : sink(&of), logit_of([](const void* object, index_t head) {
+          return static_cast<const Sink*>(object)->template logit<Real>(head);
+        }) {}
+};
 
 // One set of keys and values with its own mask and scores; K and V are tensor_view<const T, 4>,
 // gathered_view<const T> or quantized_view<Code, 4>.
@@ -54,8 +70,6 @@ template <class K, class V, class Mask, class Scores>
 struct source_of {
   using key_type = typename K::value_type;
   using value_type = typename V::value_type;
-  static constexpr bool masked = !std::is_same_v<Mask, everything>;
-  static constexpr bool scored = std::tuple_size_v<Scores> != 0;
 
   K k;
   V v;
@@ -73,7 +87,7 @@ struct tile_counts {
 };
 
 // Queries and Out are tensor_view<…, 4> or gathered_view.
-template <class Real, class Queries, class Out, class Sink, class... Sources>
+template <class Real, class Queries, class Out, class... Sources>
 struct problem {
   Queries q;
   Out out;
@@ -81,7 +95,7 @@ struct problem {
   batch_layout queries;
   std::tuple<Sources...> sources;
   Real scale = 1;
-  Sink sink;  // logit of the head's sink, or no_sink
+  sink_calls<Real> sink;
   tile_counts* counts = nullptr;
 
   index_t heads() const { return q.extent(1); }
@@ -90,8 +104,6 @@ struct problem {
   index_t depth() const { return q.extent(3); }
   index_t value_depth() const { return out.extent(3); }
 };
-
-struct no_sink {};
 
 }  // namespace engine
 HEED_NAMESPACE_END

@@ -51,7 +51,7 @@ class row_loop : public tile_loop<Tiles, Problem> {
       const index_t slot = strip * slots_ + scratch().scored[strip];
       this->session_.resume(this->rows_in(strip), scores(strip, scratch().scored[strip]));
       const int visited =
-          this->template score_block<true>(source, packed, keys, strip, wanted, slot, terms, [] {});
+          this->score_block(source, packed, keys, strip, wanted, slot, terms, [] {});
       for (int i = 0; i < visited; ++i) {
         const index_t key = scratch().steps[slot + i] * step_keys;
         const index_t left = keys.count - key;

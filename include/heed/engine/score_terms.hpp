@@ -58,9 +58,14 @@ using tiles_for =
                                  replaces_product<std::remove_cvref_t<decltype(Sources::scores)>>),
                                 vector_tiles<Tiles>, std::type_identity<Tiles>>::type;
 
-// The workers of a tuple of scores.
+// The workers of a tuple of scores, and of scores behind a pointer (erased_hooks.hpp), which has no
+// terms.
 template <class Tiles, class Scores>
-class term_workers;
+struct term_workers {
+  term_workers(const Scores&, const term_sizes&, heed::detail::bump&) {}
+  template <class Tile>
+  void add(const Tile&) {}
+};
 template <class Tiles, class... Scores>
 class term_workers<Tiles, std::tuple<Scores...>> {
  public:

@@ -13,20 +13,11 @@
 
 #include "../core/executor.hpp"
 #include "../core/softmax_state.hpp"
-#include "hooks.hpp"
+#include "erased_hooks.hpp"
 #include "item_scratch.hpp"
-#include "score_terms.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace engine {
-
-// A run of rows of a strip that belong to one query head.
-struct row_segment {
-  int first = 0;
-  int count = 0;
-  index_t head = 0;
-  index_t q = 0;
-};
 
 // Output and log-sum-exp of one row.
 template <class Tiles, class Problem, class Real>
@@ -72,12 +63,10 @@ class tile_loop {
     for (index_t r = 0; r < height; ++r) {
       scratch_.maximum[r] = masked_score<Real>;
       scratch_.sum[r] = 0;
-      if constexpr (!std::is_same_v<decltype(problem_.sink), no_sink>) {
-        if (with_sink && r < row_count_) {
-          scratch_.maximum[r] =
-              problem_.sink.template logit<Real>(at(r).head) * softmax_state<Real>::log2_e;
-          scratch_.sum[r] = 1;
-        }
+      if (with_sink && problem_.sink.sink != nullptr && r < row_count_) {
+        scratch_.maximum[r] =
+            problem_.sink.logit_of(problem_.sink.sink, at(r).head) * softmax_state<Real>::log2_e;
+        scratch_.sum[r] = 1;
       }
       for (index_t d = 0; d < width; ++d) scratch_.weighted[r * width + d] = 0;
     }
@@ -129,22 +118,12 @@ class tile_loop {
   }
   head_query at(index_t r) const { return rows_.at(row_begin_ + r); }
 
-  // Cuts rows [first, first + count) of the tile at the borders of query heads.
-  template <class Visit>
-  HEED_INLINE void for_each_segment(index_t first, index_t count, Visit visit) const {
-    index_t r = first;
-    while (r < first + count) {
-      const head_query from = at(r);
-      index_t run = rows_.queries.count - from.query;
-      if (run > first + count - r) run = first + count - r;
-      visit(row_segment{static_cast<int>(r - first), static_cast<int>(run), from.head, from.query});
-      r += run;
-    }
-  }
-
-  tile_extent extent(const row_segment& segment, index_t keys, index_t begin, index_t end) const {
-    return {sequence_, segment.head, segment.q,           segment.q + segment.count,
-            begin,     end,          rows_.queries.count, keys};
+  // Rows [first, first + count) of the item, with keys from first_key on.
+  HEED_INLINE tile_rows_at rows_from(index_t first, index_t count, index_t first_key,
+                                     index_t keys) const {
+    const head_query from = at(first);
+    return {{sequence_, from.head, from.query, first_key, rows_.queries.count, keys},
+            static_cast<int>(count)};
   }
 
   // Calls visit(step) for the steps of keys [begin, end) that some row of the tile may see, in
@@ -158,20 +137,19 @@ class tile_loop {
       if (last > end) last = end;
       for (; next * step_keys < last; ++next) visit(next);
     };
-    if constexpr (!Source::masked) {
+    if (!source.mask.hides_some()) {
       visit_range(begin, end);
     } else {
-      if constexpr (key_run_mask<decltype(source.mask)>) {
-        // Rows of one query head: its list of runs, however long. Else the ranges of all heads.
-        if (at(0).head == at(row_count_ - 1).head) {
-          const row_segment all{0, static_cast<int>(row_count_), at(0).head, at(0).query};
-          source.mask.for_each_key_run(extent(all, keys, begin, end), visit_range);
-          return;
-        }
-      }
+      const tile_rows_at all = rows_from(0, row_count_, begin, keys);
+      const bool one_head = at(row_count_ - 1).head == all.first.head;
       key_ranges joined;
-      for_each_segment(0, row_count_, [&](const row_segment& segment) {
-        joined = joined | visible_keys(source.mask, extent(segment, keys, begin, end));
+      all.for_each_extent(end, [&](const tile_extent& t) {
+        // Rows of one query head: its list of runs, however long. Else the ranges of all heads.
+        if (one_head && source.mask.runs_of != nullptr) {
+          source.mask.for_each_key_run(t, run_visitor(visit_range));
+        } else {
+          joined = joined | source.mask.visible_keys(t);
+        }
       });
       for (const key_ranges::range& range : joined) visit_range(range.begin, range.end);
     }
@@ -195,38 +173,11 @@ class tile_loop {
   }
 
   template <class Source>
-  HEED_INLINE visibility classify(const Source& source, index_t strip, int rows, index_t keys,
-                                  index_t begin, index_t end) const {
-    if constexpr (!Source::masked) {
-      return visibility::all;
-    } else {
-      bool all = true, none = true;
-      for_each_segment(strip * strip_rows_, rows, [&](const row_segment& segment) {
-        const visibility seen = tile_visibility(source.mask, extent(segment, keys, begin, end));
-        all = all && seen == visibility::all;
-        none = none && seen == visibility::none;
-      });
-      return all ? visibility::all : none ? visibility::none : visibility::some;
-    }
-  }
-
-  template <class Source>
   using terms_of = source_terms<Tiles, Problem, Source>;
   template <class Source>
   terms_of<Source> terms_for(const Source& source, const rows_of_sequence& keys) const {
     return {problem_, source,      {rows_, row_begin_, row_count_, keys, key_head_},
             !packed_, block_keys_, scratch_.terms};
-  }
-
-  // Visits every row of a strip with its position, key at `first_key`.
-  template <class Visit>
-  HEED_INLINE void for_each_row(index_t strip, int rows, index_t first_key, index_t keys,
-                                Visit visit) const {
-    head_query from = at(strip * strip_rows_);
-    for (int row = 0; row < rows; ++row) {
-      visit(row, position{sequence_, from.head, from.query, first_key, rows_.queries.count, keys});
-      if (++from.query == rows_.queries.count) from = {from.head + 1, 0};
-    }
   }
 
   // One strip against the first `wanted` of the wanted steps.
@@ -236,12 +187,11 @@ class tile_loop {
                    terms_of<Source>& terms) {
     constexpr Real log2_e = softmax_state<Real>::log2_e;
     const int rows = rows_in(strip);
-    const int visited =
-        score_block<Source::scored>(source, packed, keys, strip, wanted, 0, terms, [&] {
-          session_.begin(rows, Source::scored ? log2_e : magnitude() * log2_e,
-                         scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
-                         scratch_.shrink);
-        });
+    const int visited = score_block(source, packed, keys, strip, wanted, 0, terms, [&] {
+      session_.begin(rows, change_scores(source.scores) ? log2_e : magnitude() * log2_e,
+                     scratch_.maximum + strip * strip_rows_, scratch_.sum + strip * strip_rows_,
+                     scratch_.shrink);
+    });
     if (visited == 0) return;
     session_.finish();
     add_block(source, packed, keys, strip, 0, visited);
@@ -253,8 +203,9 @@ class tile_loop {
 
   // Scores of one strip against those of the first `wanted` steps in scratch_.wanted that it sees,
   // side by side in the session, described in scratch from `slot` on; begin() before the first.
-  // Returns how many. Natural: after scaling and scores, else still to be scaled.
-  template <bool Natural, class Source, class Begin>
+  // Returns how many. Where the source has scores, they are applied, and the scale before them;
+  // else it is still to come.
+  template <class Source, class Begin>
   HEED_INLINE int score_block(const Source& source, const packed_source<Packed>& packed,
                               const rows_of_sequence& keys, index_t strip, int wanted, index_t slot,
                               terms_of<Source>& terms, Begin begin_block) {
@@ -263,6 +214,7 @@ class tile_loop {
     const Packed* queries = scratch_.queries + strip * Tiles::query_strip_size(depth);
     const index_t s_stride = session_.stride();
     const Real scale = magnitude();
+    tile_rows_at tile = rows_from(strip * strip_rows_, rows, 0, keys.count);
     terms.begin(strip * strip_rows_, rows);
     int visited = 0;
     for (int next = 0; next < wanted; ++next) {
@@ -273,18 +225,17 @@ class tile_loop {
       const std::uint64_t full = ~std::uint64_t{0} >> (64 - count);
       std::uint64_t* bits = scratch_.bits + (slot + visited) * strip_rows_;
       std::uint64_t any = full;
-      visibility seen = classify(source, strip, rows, keys.count, begin, end);
-      if constexpr (Source::masked) {
+      visibility seen = visibility::all;
+      tile.first.k = begin;
+      if (source.mask.hides_some()) {
+        seen = source.mask.classify(tile, end);
         if (seen == visibility::some) {
           // Decided score by score; the product is not computed for a tile that turns out empty.
-          std::uint64_t all = full;
-          any = 0;
-          for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
-            bits[row] = visible_bits<Real, Tiles::lanes>(source.mask, first, count);
-            any |= bits[row];
-            all &= bits[row];
-          });
-          seen = any == 0 ? visibility::none : all == full ? visibility::all : visibility::some;
+          const seen_bits decided = source.mask.visible(tile, count, bits);
+          any = decided.by_any;
+          seen = any == 0                 ? visibility::none
+                 : decided.by_all == full ? visibility::all
+                                          : visibility::some;
         }
         if (seen == visibility::none) {
           ++counts_.none;
@@ -304,10 +255,8 @@ class tile_loop {
                             count, depth);
       }
       terms.add(next, begin, last, s, s_stride);
-      if constexpr (Natural) {
-        for_each_row(strip, rows, begin, keys.count, [&](int row, const position& first) {
-          apply_scores<Real, Tiles::lanes>(source.scores, s + row * s_stride, scale, first, last);
-        });
+      if (change_scores(source.scores)) {
+        apply_to_tile<Real, Tiles::lanes>(source.scores, tile, last, scale, s, s_stride);
       }
       scratch_.partial[slot + visited] = seen == visibility::some;
       if (seen == visibility::some || count < step_keys) {

@@ -2,7 +2,7 @@
 // weights at once: the scores of a strip lie side by side, rows a block apart.
 #pragma once
 
-#include "../../config.hpp"
+#include "../../core/rows.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend::detail {
