@@ -57,9 +57,8 @@ class paged {
       : pages_(pages),
         page_size_(page_size),
         shape_(shape(key_heads, pages, page_size, depth, value_depth)),
-        users_(static_cast<std::size_t>(pages), 0) {
-    for (index_t page = pages; page > 0; --page) free_.push_back(page - 1);
-  }
+        free_(pages),
+        users_(static_cast<std::size_t>(pages), 0) {}
   paged(index_t key_heads, index_t pages, index_t page_size, index_t depth)
       : paged(key_heads, pages, page_size, depth, depth) {}
 
@@ -168,7 +167,7 @@ class paged {
   std::span<const index_t> table(index_t id) const { return at(id).table; }
   index_t page_size() const { return page_size_; }
   index_t pages() const { return pages_; }
-  index_t free_pages() const { return static_cast<index_t>(free_.size()); }
+  index_t free_pages() const { return free_; }
   // Memory that is held, and the part of it that pages in use take.
   index_t bytes() const { return rows_.bytes(); }
   index_t bytes_in_use() const {
@@ -215,10 +214,23 @@ class paged {
 
   index_t& users(index_t page) { return users_[static_cast<std::size_t>(page)]; }
   index_t pages_for(index_t size) const { return (size + page_size_ - 1) / page_size_; }
-  index_t take_page() {
-    const index_t page = free_.back();
-    free_.pop_back();
+  // A page for slot number i of a table: the neighbour of the page before where it is free, since a
+  // processor reads ahead past the end of a page; else one with room to grow, in the middle of the
+  // largest gap.
+  index_t take_page(const std::vector<index_t>& table, index_t i) {
+    index_t page = i > 0 ? table[static_cast<std::size_t>(i - 1)] + 1 : pages_;
+    if (page == pages_ || users(page) > 0) {
+      index_t size = 0;
+      for (index_t begin = 0, end; begin < pages_; begin = end + 1) {
+        for (end = begin; end < pages_ && users(end) == 0;) ++end;
+        if (end - begin > size) {
+          size = end - begin;
+          page = begin == 0 ? begin : begin + size / 2;
+        }
+      }
+    }
     users(page) = 1;
+    --free_;
     return page;
   }
   // Pages of a table from `first` on go back.
@@ -226,7 +238,7 @@ class paged {
     while (static_cast<index_t>(s.table.size()) > first) {
       const index_t page = s.table.back();
       s.table.pop_back();
-      if (--users(page) == 0) free_.push_back(page);
+      if (--users(page) == 0) ++free_;
     }
   }
   // Slots [begin, end) can be written: their pages exist and belong to nobody else.
@@ -244,14 +256,14 @@ class paged {
     rows_.allocate(shape_.key_heads * shape_.capacity, shape_.depth, shape_.value_depth);
     for (index_t i = first; i < last; ++i) {
       if (i >= held) {
-        s.table.push_back(take_page());
+        s.table.push_back(take_page(s.table, i));
         continue;
       }
       index_t& page = s.table[static_cast<std::size_t>(i)];
       if (users(page) == 1) continue;
       --users(page);
       const index_t shared = page;
-      page = take_page();
+      page = take_page(s.table, i);
       for (index_t h = 0; h < shape_.key_heads; ++h) {
         detail::copy_row(key(h, shared * page_size_), key(h, page * page_size_),
                          page_size_ * shape_.depth);
@@ -278,8 +290,8 @@ class paged {
   detail::store_shape shape_;
   detail::rows_memory<T, T> rows_;
   std::vector<sequence> sequences_;
+  index_t free_;                // pages without users
   std::vector<index_t> users_;  // sequences that share a page
-  std::vector<index_t> free_;
 };
 
 }  // namespace cache
