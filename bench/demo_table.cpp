@@ -82,15 +82,14 @@ template <class T>
 entry decode_entry(index_t group, index_t keys, index_t depth) {
   const dense_shape shape = decode(group, keys, depth);
   const double bytes = key_value_bytes<T>(shape);
-  const memory_level level = level_of(bytes);
   std::string type = type_name<T>();
   type.resize(5, ' ');
   return {"decode  " + type + "  D " + padded(depth, 3) + "  S " + padded(keys, 4) + "  GQA " +
               std::to_string(group),
           "GB/s",
           bytes * 1e-9,
-          std::string("reading ") + name_of(level),
-          [level] { return read_burst(level); },
+          "reading " + std::to_string(static_cast<index_t>(bytes / 1048576)) + " MiB",
+          [shape] { return read_ceiling<T>(shape); },
           [shape] { return make_contenders<T, mask_kind::full, false>(shape); }};
 }
 

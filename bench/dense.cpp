@@ -14,7 +14,7 @@
 //   gbs          bytes of K and V, each counted once per KV head
 //   of_ceiling   prefill: gflops by multiply-add from registers in the type that sums are kept in,
 //                or by products of tiles where the matrix unit computes them;
-//                decode: gbs by reading from the level that holds K and V, which the label names
+//                decode: gbs by reading as many bytes as K and V have
 //   of_multiple  gflops by those of the next larger depth that is a multiple of 32, calls in turn
 //   tiles        visited tiles, as a share of those of a call without a mask
 //   of_tiles     what the visited tiles take in a call without a mask, by what the call takes
@@ -101,12 +101,6 @@ const burst& product_ceiling(const std::string& backend) {
   }
   return fma_ceiling<T>();
 }
-const burst& read_ceiling(memory_level level) {
-  static std::optional<burst> pieces[4];
-  auto& piece = pieces[static_cast<std::size_t>(level)];
-  if (!piece) piece = read_burst(level);
-  return *piece;
-}
 
 // The operands of the shape that was asked for last: neighbours in the list share them, and all of
 // them together would fill the memory.
@@ -174,14 +168,12 @@ void add_decode(const dense_shape& shape, const std::string& backend, kernel<T> 
   benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
     const operands<T>& tensors = operands_for<T>(shape);
     const double bytes = key_value_bytes<T>(shape);
-    const memory_level level = level_of(bytes);
     const measured result = measure(
-        state, [&] { run(tensors); }, read_ceiling(level));
+        state, [&] { run(tensors); }, read_ceiling<T>(shape));
     const double gbs = bytes / result.seconds * 1e-9;
     state.counters["gflops"] = useful_flops(shape, mask_kind::full) / result.seconds * 1e-9;
     state.counters["gbs"] = gbs;
     state.counters["of_ceiling"] = gbs / result.ceiling;
-    state.SetLabel(name_of(level));
   });
 }
 

@@ -648,20 +648,20 @@ inline burst exp_burst() {
       static_cast<double>(count * rounds), [values] { exp_loop(values.get(), count, rounds); }, {}};
 }
 
-/// Reading from one level of the memory, in sequence. A call reads 16 MiB: a small working set
-/// several times, and the next part of a large one, so that a call stays short and what it reads
-/// from DRAM was evicted since it was read last.
-inline burst read_burst(memory_level level) {
+/// Reading `set` bytes, a multiple of 4096, over and over in sequence. A call reads 16 MiB: a small
+/// working set several times, and the next part of a large one, so that a call stays short and
+/// finds in a cache what a loop over the whole set would find there.
+inline burst read_burst(std::size_t set) {
   using namespace ceilings_detail;
   constexpr std::size_t bytes_per_call = std::size_t{16} << 20;
-  const std::size_t set = working_set(level);
   const auto data = allocate(set);
   auto* const words = reinterpret_cast<std::uint64_t*>(data.get());
   for (std::size_t i = 0; i < set / sizeof(std::uint64_t); ++i) {
     words[i] = (i + 1) * 0x9e3779b97f4a7c15u;  // an odd factor: none is zero, no two alike
   }
-  const std::size_t window = std::min(set, bytes_per_call);
-  const std::size_t passes = level == memory_level::dram ? 1 : bytes_per_call / window;
+  const std::size_t pieces = (set + bytes_per_call - 1) / bytes_per_call;
+  const std::size_t window = set / pieces / 4096 * 4096;
+  const std::size_t passes = bytes_per_call / window;
   return {static_cast<double>(window * passes),
           [data, set, window, passes, start = std::size_t{0}]() mutable {
             read_loop(data.get() + start, window, passes,
@@ -670,6 +670,8 @@ inline burst read_burst(memory_level level) {
           },
           {}};
 }
+/// Reading from one level of the memory.
+inline burst read_burst(memory_level level) { return read_burst(working_set(level)); }
 
 // -------------------------------------------------------------------------------------- ceilings
 // Measured at the first call and remembered. Those that a target may lack are optional.

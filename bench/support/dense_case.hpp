@@ -242,31 +242,13 @@ double cpu_seconds_of(const Body& body) {
   return cpu_seconds() - start;
 }
 
-/// The fastest memory that holds `bytes`. A cache that they would fill to the brim does not: other
-/// data, other cores and other machines on the same processor want their share.
-inline memory_level level_of(double bytes) {
-  const cache_table& caches = cache_sizes();
-  const auto holds = [bytes](std::size_t size) {
-    return bytes <= 0.75 * static_cast<double>(size);
-  };
-  return holds(caches.l1)   ? memory_level::l1
-         : holds(caches.l2) ? memory_level::l2
-         : holds(caches.l3) ? memory_level::l3
-                            : memory_level::dram;
-}
-
-inline const char* name_of(memory_level level) {
-  switch (level) {
-    case memory_level::l1:
-      return "L1";
-    case memory_level::l2:
-      return "L2";
-    case memory_level::l3:
-      return "L3";
-    case memory_level::dram:
-      break;
-  }
-  return "DRAM";
+/// Reading as many bytes as K and V have, from whichever memory holds that many: sizes of caches
+/// say little where virtual machines share them.
+template <class T>
+burst read_ceiling(const dense_shape& shape) {
+  constexpr std::size_t multiple = 4096;
+  return read_burst((static_cast<std::size_t>(key_value_bytes<T>(shape)) + multiple - 1) /
+                    multiple * multiple);
 }
 
 }  // namespace heed_bench
