@@ -48,7 +48,10 @@
 #else
 #define HEED_ISA_FP16
 #endif
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && defined(__AVXVNNI__)
+#define HEED_TARGET_AVXVNNI 1
+#define HEED_ISA_VNNI _avxvnni
+#elif defined(__AVX512VNNI__)
 #define HEED_ISA_VNNI _vnni
 #else
 #define HEED_ISA_VNNI

@@ -198,6 +198,25 @@ HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
   }
 }
 
+// Keeps a vector that was loaded in a register: g++ may otherwise load it again for each of its
+// uses, which then wait for the load ports.
+template <class Vector>
+HEED_INLINE void hold([[maybe_unused]] Vector& v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Vector) == 64) __asm__("" : "+v"(v));
+#elif defined(__AVX__)
+  if constexpr (sizeof(Vector) == 32) __asm__("" : "+x"(v));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(Vector) == 16) __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+  if constexpr (sizeof(Vector) == 16) __asm__("" : "+w"(v));
+#endif
+}
+template <class T, int N>
+HEED_INLINE void hold(pack<T, N>& v) {
+  hold(v.v);
+}
+
 // Asks a level of cache for the memory `bytes` behind an element. Whether it exists does not
 // matter, and the address is computed in integers.
 template <int Level, class Cursor>
@@ -215,10 +234,10 @@ HEED_INLINE index_t rows_ahead(const Rows&, index_t depth) {
 }
 
 // Whether to ask the second-level cache first, and the first-level cache closer to the use. The
-// first level of some CPUs can wait for so few lines at a time that asking it alone halves the rate
-// of reading from memory. On those with AMX it does not, and asking twice costs a tenth of the rate
-// of reading from a cache.
-#if defined(HEED_TARGET_AMX)
+// first level of some CPUs (Zen 4) can wait for so few lines at a time that asking it alone halves
+// the rate of reading from memory. On those with AMX, and on Zen 5, which AVX-VNNI tells from Zen
+// 4, it does not, and asking twice costs a tenth of the rate of reading from a cache.
+#if defined(HEED_TARGET_AMX) || defined(HEED_TARGET_AVXVNNI)
 inline constexpr bool asks_second_level = false;
 #else
 inline constexpr bool asks_second_level = true;

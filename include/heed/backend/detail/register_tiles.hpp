@@ -180,6 +180,9 @@ struct register_tiles : register_packing<Lanes> {
   static void accumulate_rows(const real* p, index_t p_stride, int rows, int count,
                               const Rows& values, index_t depth, real* o, index_t o_stride,
                               const real* shrink) {
+    // Two rows of O and twice the columns read a row of values in fewer pieces; four rows convert
+    // values of another type half as often.
+    constexpr int height = std::is_same_v<typename Rows::cursor, const real*> ? 2 : 4;
     int run = static_cast<int>(rows_ahead(values, depth));
     const read_ahead ahead = read_ahead_of(values, depth);
     for (int key = 0, here = 0; key < count; key += here) {
@@ -194,8 +197,8 @@ struct register_tiles : register_packing<Lanes> {
         }
       }
       int row = 0;
-      for (; rows - row > 1; row += 4) {
-        add_columns<4, true>(p + row * p_stride + key, p_stride, here, from, depth,
+      for (; rows - row > 1; row += height) {
+        add_columns<height, true>(p + row * p_stride + key, p_stride, here, from, depth,
                              o + row * o_stride, o_stride,
                              factors != nullptr ? factors + row : nullptr, ahead);
       }
@@ -266,6 +269,12 @@ struct register_tiles : register_packing<Lanes> {
     using cursor = typename ValueRows::cursor;
     const auto whole = [](const cursor& from) HEED_LAMBDA_INLINE { return load<Lanes>(from); };
     index_t d = 0;
+    if constexpr (Far && Rows <= 2) {
+      for (; d + 2 * columns * lanes <= depth; d += 2 * columns * lanes) {
+        accumulate_block<Rows, 2 * columns, Far>(p, p_stride, count, values, depth, d, o + d,
+                                                 o_stride, shrink, whole, ahead);
+      }
+    }
     for (; d + columns * lanes <= depth; d += columns * lanes) {
       accumulate_block<Rows, columns, Far>(p, p_stride, count, values, depth, d, o + d, o_stride,
                                            shrink, whole, ahead);
@@ -330,6 +339,10 @@ struct register_tiles : register_packing<Lanes> {
         if constexpr (Far) {
           if (c % vectors_per_line<ValueRows>(lanes) == 0) ahead.ask(from + c * lanes);
         }
+      }
+      if constexpr (Far) {
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c) hold(v[c]);
       }
 #pragma GCC unroll 8
       for (int row = 0; row < Rows; ++row) {
