@@ -3,8 +3,8 @@
 //   w_ij = relu(q_i)·relu(k_j)·cos(π(i − j)/2M),  out_i = Σ_j w_ij v_j / max(Σ_j w_ij, ε)
 //
 // cos(a − b) = cos a cos b + sin a sin b makes it 2·D features, [relu(x) sin, relu(x) cos] of
-// π(i + 1)/2M. M is the length of the sequence, or a fixed one, which states that go on with later
-// calls need.
+// π(i + 1)/2M. M is the length of the sequence, max(Lq, Lk) where they differ, or a fixed one,
+// which states that go on with later calls need.
 //
 // Qin et al., "cosFormer: Rethinking Softmax in Attention", 2022.
 #pragma once

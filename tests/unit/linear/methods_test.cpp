@@ -95,6 +95,37 @@ TEST(random_features, estimate_the_softmax_kernel) {
   }
 }
 
+// One M for both sides, or cos(π(i − j)/2M) falls apart into two sines and cosines that do not
+// match.
+TEST(cosformer, of_more_keys_than_queries_is_its_formula) {
+  for (const auto& [queries, keys] : {std::pair<index_t, index_t>{5, 9}, {9, 5}}) {
+    constexpr index_t depth = 4;
+    const auto q = heed_test::random_numbers<float>({1, 1, queries, depth}, 1);
+    const auto k = heed_test::random_numbers<float>({1, 1, keys, depth}, 2);
+    const auto v = heed_test::random_numbers<float>({1, 1, keys, depth}, 3);
+    numbers<float> out({1, 1, queries, depth});
+    numbers<double> wanted({1, 1, queries, depth});
+    linear::cosformer(q.r4(), k.r4(), v.r4(), out.v4(), linear::bidirectional{});
+    const double half_turn = std::acos(-1.0) / 2 / static_cast<double>(std::max(queries, keys));
+    for (index_t i = 0; i < queries; ++i) {
+      double sum = 0;
+      for (index_t j = 0; j < keys; ++j) {
+        double weight = 0;
+        for (index_t d = 0; d < depth; ++d) {
+          weight += std::max(q.r4()(0, 0, i, d), 0.f) * std::max(k.r4()(0, 0, j, d), 0.f);
+        }
+        weight *= std::cos(half_turn * static_cast<double>(i - j));
+        sum += weight;
+        for (index_t d = 0; d < depth; ++d) {
+          wanted.v4()(0, 0, i, d) += weight * double(v.r4()(0, 0, j, d));
+        }
+      }
+      for (index_t d = 0; d < depth; ++d) wanted.v4()(0, 0, i, d) /= std::max(sum, 1e-6);
+    }
+    EXPECT_LT(relative_rms(out.data, wanted.data), 1e-5) << queries << " queries, " << keys;
+  }
+}
+
 // Causal and bidirectional performers differ by what they read only: the last row reads all.
 TEST(performer, last_causal_row_is_the_bidirectional_one) {
   constexpr index_t L = 50, D = 16, E = 5;

@@ -92,6 +92,7 @@ class runner {
     Real* raw = nullptr;  // rows before the feature map
     index_t raw_row = 0;
     Real* bonus = nullptr;
+    index_t length = 0;  // of the sequence, its queries or its keys
     scratch(const chunk_shape& shape, const Call& call, heed::detail::bump& memory)
         : kernel(shape, memory), raw_row(vectors::padded(call.k.extent(3))) {
       raw = memory.take<Real>(shape.capacity * raw_row);
@@ -112,6 +113,7 @@ class runner {
     load_state(sequence, head, kernel);
     const engine::rows_of_sequence keys = call_.keys.at(sequence);
     const engine::rows_of_sequence queries = call_.queries.at(sequence);
+    s.length = std::max(keys.count, queries.count);
     if (call_.is_bidirectional) {
       for_each_chunk(keys, [&](index_t t, index_t n) {
         load_keys(keys, head, t, n, s);
@@ -170,8 +172,8 @@ class runner {
       for (index_t i = 0; i < n; ++i) {
         vectors::load_row(first + i * x.stride(2), x.extent(3), s.raw + i * s.raw_row);
       }
-      const token_rows<Real> tokens{s.raw, s.raw_row, n,          x.extent(3), rows.batch,
-                                    head,  t,         rows.count, queries};
+      const token_rows<Real> tokens{s.raw, s.raw_row, n,        x.extent(3), rows.batch,
+                                    head,  t,         s.length, queries};
       call_.map.template map<Backend, Real>(tokens, to, row);
       for (index_t i = 0; i < n; ++i) {
         for (index_t c = shape_.keys; c < row; ++c) to[i * row + c] = 0;
