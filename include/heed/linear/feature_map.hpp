@@ -27,9 +27,9 @@ template <class Real>
 struct token_rows {
   const Real* first = nullptr;
   index_t stride = 0, count = 0, depth = 0;
-  index_t batch = 0, head = 0;  // head of the operand
-  index_t position = 0;         // of the first row, within its sequence
-  index_t length = 0;           // of the sequence; of its longer side where q and k differ
+  index_t sequence = 0, head = 0;  // head of the operand
+  index_t position = 0;            // of the first row, within its sequence
+  index_t length = 0;              // of the sequence; of its longer side where q and k differ
   bool queries = false;
 
   const Real* row(index_t i) const { return first + i * stride; }

@@ -5,9 +5,9 @@
 //
 // E[φ(q)·φ(k)] = e^(q·k/√D) for normal w_r; rows w_r are orthogonal within blocks of D, which
 // lowers the variance, and keep the lengths of normal vectors. c cancels but for ε: the largest
-// w_r·x' of the row for queries; for keys the largest of all keys of the head where every query
-// reads every key, and 0 where reads are causal, so that what is written does not depend on later
-// keys.
+// w_r·x' of the row for queries; for keys the largest of all keys of the sequence and head where
+// every query reads every key, and 0 where reads are causal, so that what is written does not
+// depend on later keys.
 //
 // Choromanski et al., "Rethinking Attention with Performers", 2021.
 #pragma once
@@ -71,7 +71,7 @@ class random_features {
   }
 
   double epsilon = 1e-4;
-  // c of the keys by batch·heads + head; empty: 0
+  // c of the keys by sequence·heads + head; empty: 0
   std::vector<Real> key_shift;
   index_t key_heads = 1;
 
@@ -94,7 +94,7 @@ class random_features {
         for (index_t r = 1; r < count_; ++r) most = max(most, row[r]);
         shift += most;
       } else if (!key_shift.empty()) {
-        shift += key_shift[static_cast<std::size_t>(x.batch * key_heads + x.head)];
+        shift += key_shift[static_cast<std::size_t>(x.sequence * key_heads + x.head)];
       }
       for (index_t r = 0; r < count_; r += vectors::lanes) {
         const pack value = exp(load_pack<pack>(row + r) - pack(shift));
@@ -144,21 +144,20 @@ class random_features {
 
 namespace detail {
 
-// The largest w_r·x' of all keys that exist, by batch·heads + head.
+// The largest w_r·x' of all keys that exist, by sequence·heads + head.
 template <class Backend, class Real, class Key>
 std::vector<Real> largest_projections(const random_features<Real>& features,
                                       const tensor_view<const Key, 4>& k,
-                                      const key_lengths* lengths) {
+                                      const engine::batch_layout& sequences) {
   using vectors = backend::vectors<Backend, Real>;
   const index_t depth = vectors::padded(k.extent(3)), heads = k.extent(1);
   const index_t row = vectors::padded(features.features(k.extent(3)));
   std::vector<Real> x(static_cast<std::size_t>(depth)), to(static_cast<std::size_t>(row));
-  std::vector<Real> most(static_cast<std::size_t>(k.extent(0) * heads), Real(0));
-  for (index_t i = 0; i < k.extent(0) * heads; ++i) {
-    const index_t count =
-        lengths != nullptr ? lengths->values[static_cast<std::size_t>(i / heads)] : k.extent(2);
-    for (index_t t = 0; t < count; ++t) {
-      vectors::load_row(k.row(i / heads, i % heads, t), k.extent(3), x.data());
+  std::vector<Real> most(static_cast<std::size_t>(sequences.sequences * heads), Real(0));
+  for (index_t i = 0; i < sequences.sequences * heads; ++i) {
+    const engine::rows_of_sequence rows = sequences.at(i / heads);
+    for (index_t t = 0; t < rows.count; ++t) {
+      vectors::load_row(k.row(rows.batch, i % heads, rows.begin + t), k.extent(3), x.data());
       features.template project<Backend>({x.data(), depth, 1, k.extent(3)}, to.data(), row);
       Real& best = most[static_cast<std::size_t>(i)];
       for (index_t r = 0; r < features.features(0); ++r) {
@@ -184,10 +183,14 @@ void performer(const Q& q, const K& k, const V& v, Out&& out, const random_featu
   if constexpr (!(... || std::is_same_v<Modifiers, bidirectional>)) {
     attention<Backend>(q, k, v, out, modifiers..., features, normalizer);
   } else {
+    detail::check_data("k", keys);
     random_features<Real> shifted = features;
     shifted.key_heads = keys.extent(1);
     shifted.key_shift = detail::largest_projections<Backend>(
-        features, keys, heed::detail::find<key_lengths>(modifiers...));
+        features, keys,
+        detail::token_layout("k", keys.extent(0), keys.extent(2),
+                             heed::detail::find<ragged>(modifiers...),
+                             heed::detail::find<key_lengths>(modifiers...)));
     attention<Backend>(q, k, v, out, modifiers..., shifted, normalizer);
   }
 }

@@ -223,6 +223,16 @@ TEST(linear_errors, methods) {
   const linear::random_features<float> features(D + 1, 8, 1);
   o.expect("k: depth 5 differs from that of the features, 6",
            [&] { linear::performer(o.q.r4(), o.k.r4(), o.v.r4(), o.out.v4(), features); });
+  const linear::random_features<float> fitting(D, 8, 1);
+  const std::vector<index_t> too_long = {6, 5000}, too_few = {6};
+  const auto bidirectional = [&](const char* text, const std::vector<index_t>& lengths) {
+    o.expect(text, [&] {
+      linear::performer(o.q.r4(), o.k.r4(), o.v.r4(), o.out.v4(), fitting, linear::bidirectional{},
+                        heed::key_lengths{lengths});
+    });
+  };
+  bidirectional("key_lengths: entry 1 is 5000, must lie in [0, 6]", too_long);
+  bidirectional("key_lengths: count 1 differs from the batch 2", too_few);
   o.expect("random_features: depth 0 and count 8 must be at least 1",
            [] { linear::random_features<float>(0, 8, 1); });
 }

@@ -126,6 +126,30 @@ TEST(cosformer, of_more_keys_than_queries_is_its_formula) {
   }
 }
 
+// c of a sequence's keys is its own: large keys in one sequence leave the other ones alone.
+TEST(performer, ragged_sequences_do_not_see_each_other) {
+  constexpr index_t depth = 8, first = 6, all = 13;
+  linear::random_features<float> features(depth, 32, 7);
+  const auto q = heed_test::random_numbers<float>({1, 2, all, depth}, 1);
+  auto k = heed_test::random_numbers<float>({1, 2, all, depth}, 2);
+  const auto v = heed_test::random_numbers<float>({1, 2, all, depth}, 3);
+  for (index_t h = 0; h < 2; ++h) {
+    for (index_t t = first; t < all; ++t) {
+      for (index_t d = 0; d < depth; ++d) k.v4()(0, h, t, d) *= 12;
+    }
+  }
+  const std::vector<index_t> bounds = {0, first, all};
+  numbers<float> together({1, 2, all, depth}), apart({1, 2, all, depth});
+  linear::performer(q.r4(), k.r4(), v.r4(), together.v4(), features, linear::bidirectional{},
+                    heed::ragged{bounds, bounds});
+  for (const auto& [begin, count] : {std::pair<index_t, index_t>{0, first}, {first, all - first}}) {
+    linear::performer(q.r4().slice(2, begin, count), k.r4().slice(2, begin, count),
+                      v.r4().slice(2, begin, count), apart.v4().slice(2, begin, count), features,
+                      linear::bidirectional{});
+  }
+  EXPECT_EQ(together.data, apart.data);
+}
+
 // Causal and bidirectional performers differ by what they read only: the last row reads all.
 TEST(performer, last_causal_row_is_the_bidirectional_one) {
   constexpr index_t L = 50, D = 16, E = 5;

@@ -92,7 +92,8 @@ class runner {
     Real* raw = nullptr;  // rows before the feature map
     index_t raw_row = 0;
     Real* bonus = nullptr;
-    index_t length = 0;  // of the sequence, its queries or its keys
+    index_t sequence = 0;
+    index_t length = 0;  // of its queries or its keys
     scratch(const chunk_shape& shape, const Call& call, heed::detail::bump& memory)
         : kernel(shape, memory), raw_row(vectors::padded(call.k.extent(3))) {
       raw = memory.take<Real>(shape.capacity * raw_row);
@@ -113,7 +114,7 @@ class runner {
     load_state(sequence, head, kernel);
     const engine::rows_of_sequence keys = call_.keys.at(sequence);
     const engine::rows_of_sequence queries = call_.queries.at(sequence);
-    s.length = std::max(keys.count, queries.count);
+    s.sequence = sequence, s.length = std::max(keys.count, queries.count);
     if (call_.is_bidirectional) {
       for_each_chunk(keys, [&](index_t t, index_t n) {
         load_keys(keys, head, t, n, s);
@@ -172,7 +173,7 @@ class runner {
       for (index_t i = 0; i < n; ++i) {
         vectors::load_row(first + i * x.stride(2), x.extent(3), s.raw + i * s.raw_row);
       }
-      const token_rows<Real> tokens{s.raw, s.raw_row, n,        x.extent(3), rows.batch,
+      const token_rows<Real> tokens{s.raw, s.raw_row, n,        x.extent(3), s.sequence,
                                     head,  t,         s.length, queries};
       call_.map.template map<Backend, Real>(tokens, to, row);
       for (index_t i = 0; i < n; ++i) {
