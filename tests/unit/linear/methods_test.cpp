@@ -150,6 +150,25 @@ TEST(performer, ragged_sequences_do_not_see_each_other) {
   EXPECT_EQ(together.data, apart.data);
 }
 
+// A sequence without keys has nothing to give; a sum of 0 is not divided by.
+TEST(performer, without_keys_is_0) {
+  constexpr index_t depth = 4, length = 3;
+  linear::random_features<float> features(depth, 16, 1);
+  const auto x = heed_test::random_numbers<float>({2, 1, length, depth}, 1);
+  const std::vector<index_t> lengths = {0, 2}, none = {0, 0, 3}, rows = {0, 1, 3};
+  numbers<float> out({2, 1, length, depth}, 7), ragged({1, 1, length, depth}, 7);
+  linear::performer(x.r4(), x.r4(), x.r4(), out.v4(), features, linear::bidirectional{},
+                    heed::key_lengths{lengths});
+  linear::performer(x.r4().slice(0, 0, 1), x.r4().slice(0, 0, 1), x.r4().slice(0, 0, 1),
+                    ragged.v4(), features, linear::bidirectional{}, heed::ragged{rows, none});
+  for (index_t i = 0; i < length * depth; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    EXPECT_EQ(out.data[at], 0) << i;
+    EXPECT_NE(out.data[at + length * depth], 0) << i;
+    EXPECT_EQ(ragged.data[at] == 0, i < depth) << i;
+  }
+}
+
 // Causal and bidirectional performers differ by what they read only: the last row reads all.
 TEST(performer, last_causal_row_is_the_bidirectional_one) {
   constexpr index_t L = 50, D = 16, E = 5;

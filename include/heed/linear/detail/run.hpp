@@ -115,7 +115,9 @@ class runner {
     const engine::rows_of_sequence keys = call_.keys.at(sequence);
     const engine::rows_of_sequence queries = call_.queries.at(sequence);
     s.sequence = sequence, s.length = std::max(keys.count, queries.count);
-    if (call_.is_bidirectional) {
+    if (call_.is_bidirectional && keys.count == 0 && call_.initial.data() == nullptr) {
+      clear_rows(queries.batch, head, queries.begin, queries.begin + queries.count);
+    } else if (call_.is_bidirectional) {
       for_each_chunk(keys, [&](index_t t, index_t n) {
         load_keys(keys, head, t, n, s);
         kernel.write_all(n);
@@ -139,7 +141,10 @@ class runner {
         kernel.end();
       });
     }
-    clear_behind(sequence, head, queries);
+    // Rows behind a sequence's end come out as 0.
+    if (call_.queries.cumulative == nullptr) {
+      clear_rows(sequence, head, queries.begin + queries.count, call_.out.extent(2));
+    }
     store_state(sequence, head, kernel);
   }
 
@@ -240,12 +245,11 @@ class runner {
     }
   }
 
-  // Rows behind a sequence's end come out as 0.
-  void clear_behind(index_t sequence, index_t head, const engine::rows_of_sequence& rows) {
-    if (call_.queries.cumulative != nullptr) return;
+  // Where there is nothing to read, whatever the normaliser makes of a sum of 0.
+  void clear_rows(index_t batch, index_t head, index_t begin, index_t end) {
     for_each_output(head, [&](index_t output) {
-      for (index_t t = rows.begin + rows.count; t < call_.out.extent(2); ++t) {
-        auto* row = call_.out.row(sequence, output, t);
+      for (index_t t = begin; t < end; ++t) {
+        auto* row = call_.out.row(batch, output, t);
         for (index_t d = 0; d < shape_.values; ++d)
           row[d] = narrow<std::remove_cvref_t<decltype(row[d])>>(Real(0));
       }
