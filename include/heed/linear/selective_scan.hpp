@@ -25,6 +25,7 @@ struct diagonal_decay {
     detail::check_data("A", rates);
     detail::require_equal("A", "channels", rates.extent(0), "those of x,", shape.heads);
     detail::require_equal("A", "states", rates.extent(1), "those of B,", shape.keys);
+    detail::require_equal("dt", "channels", steps.values.extent(1), "those of x,", shape.heads);
     const Rate zero[1] = {};
     const tensor_view<const Rate, 1> no_rates(zero, {1});
     step_decay<Step, Rate>{steps, no_rates}.check("dt", shape, tokens);

@@ -220,6 +220,11 @@ TEST(linear_errors, methods) {
     linear::selective_scan(x.r3(), x.r3(), grow.r2(), b.r3(), b.r3(),
                            heed::tensor_view<float, 3>(o.out.data.data(), {B, L, E}));
   });
+  grow.v2()(2, 1) = -1;
+  o.expect("dt: channels 1 differs from those of x, 3", [&] {
+    linear::selective_scan(x.r3(), x.r3().slice(2, 0, 1), grow.r2(), b.r3(), b.r3(),
+                           heed::tensor_view<float, 3>(o.out.data.data(), {B, L, E}));
+  });
   const linear::random_features<float> features(D + 1, 8, 1);
   o.expect("k: depth 5 differs from that of the features, 6",
            [&] { linear::performer(o.q.r4(), o.k.r4(), o.v.r4(), o.out.v4(), features); });
