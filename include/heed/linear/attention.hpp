@@ -140,6 +140,12 @@ void attention(const Q& query, const K& key, const V& value, Out&& output,
       q,       k,       v,      out,    map, decay, normalizer.f, strengths.values, extra.values,
       first.s, first.z, last.s, last.z, {},  {}};
   call.is_delta = is_delta;
+  if constexpr (is_delta) {
+    call.has_strength = strengths.has_values;
+  } else {
+    call.has_strength = is_strong;
+  }
+  call.has_initial = (... || detail::is_instance<initial_state, Modifiers>);
   call.reads_before = (... || detail::is_instance<bonus, Modifiers>);
   call.is_normalized = (... || detail::is_instance<normalized, Modifiers>);
   call.is_bidirectional = (... || std::is_same_v<Modifiers, bidirectional>);

@@ -69,10 +69,11 @@ strength(const X&) -> strength<typename read_view<X>::value_type>;
 // The delta rule: S += β_t·k·(v − Sᵀk)ᵀ after decay, β [B, H, L]; without β, 1.
 template <class T = float>
 struct delta : detail::token_values<T> {
+  bool has_values = false;
   delta() = default;
   template <viewable X>
   explicit delta(const X& of_tokens)
-      : detail::token_values<T>{detail::one_per_token(read_view_of(of_tokens))} {}
+      : detail::token_values<T>{detail::one_per_token(read_view_of(of_tokens))}, has_values(true) {}
 };
 template <viewable X>
 delta(const X&) -> delta<typename read_view<X>::value_type>;

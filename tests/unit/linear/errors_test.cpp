@@ -158,6 +158,14 @@ TEST(linear_errors, gates) {
                         linear::bonus(u.r2()));
   o.expect_of_modifiers("bonus: head count 3 does not divide the state's 2",
                         linear::bonus(u3.r2()));
+  // Gates without memory are no gates at all, which is another call.
+  const heed::tensor_view<const float, 3> nothing(nullptr, {B, 2, L}), empty(nullptr, {B, 2, 0});
+  o.expect_of_modifiers("strength: data is null", linear::strength(nothing));
+  o.expect_of_modifiers("delta: data is null", linear::delta(nothing));
+  o.expect_of_modifiers("strength: length 0 differs from that of k, 6", linear::strength(empty));
+  o.expect_of_modifiers("delta: length 0 differs from that of k, 6", linear::delta(empty));
+  o.expect_of_modifiers("bonus: data is null",
+                        linear::bonus(heed::tensor_view<const float, 2>(nullptr, {2, D})));
   // What lies behind a sequence's end is not looked at.
   token.v3()(1, 0, 4) = -1;
   token.v3()(0, 1, 5) = 3;
@@ -192,6 +200,15 @@ TEST(linear_errors, states) {
       "final_state: axis 0 of extent 2 has stride 0, its rows would overwrite each other",
       linear::final_state(
           heed::tensor_view<float, 4>(o.state.data.data(), {B, 2, D, E}, {0, D * E, E, 1})));
+  o.expect_of_modifiers(
+      "initial_state: data is null",
+      linear::initial_state(heed::tensor_view<const float, 4>(nullptr, {B, 2, D, E})));
+  o.expect_of_modifiers(
+      "final_state: sum of keys: axis 1 of extent 2 has stride 0, its rows would overwrite each "
+      "other",
+      linear::final_state(o.state.v4(),
+                          heed::tensor_view<float, 3>(o.z.data.data(), {B, 2, D}, {2 * D, 0, 1})),
+      sum);
   o.expect("state: extent -1 is below 0", [] { linear::state<float>(1, 2, -1, 3); });
 }
 

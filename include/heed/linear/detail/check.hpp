@@ -114,9 +114,9 @@ void check_state(const char* name, const tensor_view<T, 4>& s, const tensor_view
   require_equal(name, "depth of the sum of keys", z.extent(2), "the number of features", features);
 }
 
-template <class T>
-void check_written(const char* name, const tensor_view<T, 4>& x) {
-  for (int axis = 0; axis < 3 && !x.empty(); ++axis) {
+template <class T, int Rank>
+void check_written(const char* name, const tensor_view<T, Rank>& x) {
+  for (int axis = 0; axis + 1 < Rank && !x.empty(); ++axis) {
     if (x.extent(axis) > 1 && x.stride(axis) == 0) {
       raise(message(name) << ": axis " << axis << " of extent " << x.extent(axis)
                           << " has stride 0, its rows would overwrite each other");
@@ -161,16 +161,17 @@ void check_call(const Call& call, bool wants_state) {
 
   const index_t features = call.features();
   const gate_shape shape{batches, heads, length, features};
-  if (call.strength.data() != nullptr) {
+  if (call.has_strength) {
     using values = token_values<std::remove_cvref_t<decltype(*call.strength.data())>>;
     values{call.strength}.check_shape(call.is_delta ? "delta" : "strength", shape);
   }
-  if (call.bonus.data() != nullptr) {
+  if (call.reads_before) {
+    check_data("bonus", call.bonus);
     require_divides("bonus", call.bonus.extent(0), "the state's", heads);
     require_equal("bonus", "depth", call.bonus.extent(1), "the number of features", features);
   }
   const index_t sequences = call.keys.sequences, values = call.v.extent(3);
-  if (call.initial.data() != nullptr) {
+  if (call.has_initial) {
     check_state("initial_state", call.initial, call.initial_sum, sequences, heads, features, values,
                 call.is_normalized);
   }
@@ -178,6 +179,7 @@ void check_call(const Call& call, bool wants_state) {
     check_state("final_state", call.final, call.final_sum, sequences, heads, features, values,
                 call.is_normalized);
     check_written("final_state", call.final);
+    check_written("final_state: sum of keys", call.final_sum);
   }
   call.decay.check("decay", shape, call.keys);
 }

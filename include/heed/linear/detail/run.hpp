@@ -25,8 +25,8 @@ struct no_normalizer {
   }
 };
 
-// A call after its arguments were checked. Operands have rank 4; strength, delta and bonus have no
-// data where the call has none.
+// A call after its arguments were checked. Operands have rank 4; strength, bonus and states have no
+// data where the call has none of them.
 template <class Query, class Key, class Value, class Out, class Map, class Decay, class Normalizer,
           class Strength, class Bonus, class Initial, class Final>
 struct call {
@@ -46,7 +46,8 @@ struct call {
   engine::batch_layout queries, keys;
   double scale = 1;
   index_t chunk = 32;
-  bool is_delta = false, reads_before = false, is_normalized = false, is_bidirectional = false;
+  bool is_delta = false, has_strength = false, has_initial = false, reads_before = false,
+       is_normalized = false, is_bidirectional = false;
 
   index_t state_heads() const { return std::max(k.extent(1), v.extent(1)); }
   index_t features() const { return map.features(k.extent(3)); }
