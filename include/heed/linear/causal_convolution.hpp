@@ -6,8 +6,6 @@
 // that a sequence may come in pieces of any length, one token each at the shortest.
 #pragma once
 
-#include <array>
-
 #include "../backend/vectors.hpp"
 #include "../core/view_of.hpp"
 #include "../dense/options.hpp"
@@ -50,19 +48,6 @@ struct picks_input_state : std::false_type {};
 template <class T>
 struct picks_input_state<input_state<T>> : std::true_type {};
 
-template <class T, int Rank>
-void require_shape(const char* name, const tensor_view<T, Rank>& x,
-                   const std::array<index_t, static_cast<std::size_t>(Rank)>& wanted) {
-  check_data(name, x);
-  for (int axis = 0; axis < Rank; ++axis) {
-    const index_t expected = wanted[static_cast<std::size_t>(axis)];
-    if (x.extent(axis) != expected) {
-      raise(message(name) << ": axis " << axis << " has extent " << x.extent(axis) << ", must have "
-                          << expected);
-    }
-  }
-}
-
 }  // namespace detail
 
 // x and out [B, L, C] (or [L, C]), weight [C, W], W ≥ 1, in any element types; sums in float, or in
@@ -92,6 +77,7 @@ void causal_convolution(const X& input, const W& weight, Out&& output,
   } const no_state;
   const auto& bias = heed::detail::pick<detail::picks_channel_bias>(no_bias, modifiers...).values;
   const auto& before = heed::detail::pick<detail::picks_input_state>(no_state, modifiers...).values;
+  constexpr bool has_bias = (... || detail::picks_channel_bias<Modifiers>::value);
   constexpr bool keeps = (... || detail::picks_input_state<Modifiers>::value);
 
   const index_t batches = x.extent(0), length = x.extent(1), channels = x.extent(2);
@@ -100,7 +86,7 @@ void causal_convolution(const X& input, const W& weight, Out&& output,
   if (width < 1) raise(message("weight: width ") << width << " must be at least 1");
   detail::require_shape("weight", w, {channels, width});
   detail::require_shape("out", out, {batches, length, channels});
-  if (bias.data() != nullptr) detail::require_shape("bias", bias, {channels});
+  if (has_bias) detail::require_shape("bias", bias, {channels});
   if (keeps) detail::require_shape("state", before, {batches, width - 1, channels});
 
   // Per worker: the taps transposed [W][C], bias, the last W inputs as a ring [W][C], one output.
@@ -124,7 +110,7 @@ void causal_convolution(const X& input, const W& weight, Out&& output,
     for (index_t c = 0; c < channels; ++c) {
       for (index_t i = 0; i < width; ++i) taps[i * row + c] = widen<Real>(w(c, i));
     }
-    if (bias.data() != nullptr) vectors::load_row(bias.data(), channels, bias_row);
+    if (has_bias) vectors::load_row(bias.data(), channels, bias_row);
     const auto slot = [&](index_t t) { return ring + (t + width) % width * row; };
     for (index_t i = 0; keeps && i < width - 1; ++i) {
       vectors::load_row(before.row(b, i), channels, slot(i - (width - 1)));

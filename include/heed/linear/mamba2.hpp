@@ -63,10 +63,9 @@ void add_skip(const X& x, const D& d, Y&& y) {
   const auto from = read_view_of(x).template lifted<4>();
   const auto to = output_view_of(y).template lifted<4>();
   const auto factor = read_view_of(d);
-  detail::require_equal("x", "head count", from.extent(1), "that of D,", factor.extent(0));
-  for (int axis = 0; axis < 4; ++axis) {
-    detail::require_equal("y", "extent", to.extent(axis), "that of x,", from.extent(axis));
-  }
+  detail::check_data("x", from);
+  detail::require_shape("D", factor, {from.extent(1)});
+  detail::require_shape("y", to, from.extents());
   using T = typename decltype(to)::value_type;
   for (index_t b = 0; b < from.extent(0); ++b) {
     for (index_t h = 0; h < from.extent(1); ++h) {

@@ -97,6 +97,12 @@ TEST(causal_convolution_errors, name_operand_axis_and_both_extents) {
   expect("bias: axis 0 has extent 7, must have 6", [&] {
     linear::causal_convolution(x.r3(), w.r2(), out.v3(), linear::channel_bias(bias.r1()));
   });
+  const std::vector<float> empty;
+  expect("bias: axis 0 has extent 0, must have 6", [&] {
+    linear::causal_convolution(
+        x.r3(), w.r2(), out.v3(),
+        linear::channel_bias(heed::tensor_view<const float, 1>(empty.data(), {0})));
+  });
   expect("state: axis 1 has extent 2, must have 3", [&] {
     linear::causal_convolution(x.r3(), w.r2(), out.v3(), linear::input_state(state.v3()));
   });

@@ -238,6 +238,13 @@ TEST(linear_errors, methods) {
                            heed::tensor_view<float, 3>(o.out.data.data(), {B, L, E}));
   });
   grow.v2()(2, 1) = -1;
+  const numbers<float> skip({2});
+  o.expect("y: axis 2 has extent 6, must have 5",
+           [&] { linear::add_skip(o.v.r4().slice(2, 0, 5), skip.r1(), y); });
+  o.expect("D: axis 0 has extent 2, must have 1",
+           [&] { linear::add_skip(o.v.r4().slice(1, 0, 1), skip.r1(), y.slice(1, 0, 1)); });
+  o.expect("D: data is null",
+           [&] { linear::add_skip(o.v.r4(), heed::tensor_view<const float, 1>(nullptr, {2}), y); });
   o.expect("dt: channels 1 differs from those of x, 3", [&] {
     linear::selective_scan(x.r3(), x.r3().slice(2, 0, 1), grow.r2(), b.r3(), b.r3(),
                            heed::tensor_view<float, 3>(o.out.data.data(), {B, L, E}));

@@ -1,6 +1,8 @@
 // Numbers per head, token, or token and channel: how gates are read.
 #pragma once
 
+#include <array>
+
 #include "../../backend/vectors.hpp"
 #include "../../core/error.hpp"
 #include "../../core/tensor_view.hpp"
@@ -52,6 +54,19 @@ tensor_view<T, 4> one_per_token(const tensor_view<T, Rank>& x) {
 template <class T, int Rank>
 void check_data(const char* name, const tensor_view<T, Rank>& x) {
   if (x.data() == nullptr && !x.empty()) raise(message(name) << ": data is null");
+}
+
+template <class T, int Rank>
+void require_shape(const char* name, const tensor_view<T, Rank>& x,
+                   const std::array<index_t, static_cast<std::size_t>(Rank)>& wanted) {
+  check_data(name, x);
+  for (int axis = 0; axis < Rank; ++axis) {
+    const index_t expected = wanted[static_cast<std::size_t>(axis)];
+    if (x.extent(axis) != expected) {
+      raise(message(name) << ": axis " << axis << " has extent " << x.extent(axis) << ", must have "
+                          << expected);
+    }
+  }
 }
 
 // A logarithm of a decay that is above 0 would let the state grow without bound. Index of the first
