@@ -45,12 +45,12 @@ TEST(cache_stores, contiguous_under_random_use) {
       // All sequences of a contiguous cache have seen the same tokens.
       const auto size = static_cast<index_t>(random() % static_cast<unsigned>(store.size() + 1));
       store.truncate(size);
-      index_t seen = 0;
+      bool forgets = false;
+      index_t left = 0;
       for (auto& sequence : plain) {
-        sequence.truncate(size);
-        seen = std::max(seen, sequence.seen);
+        for (auto& head : sequence.heads) head.truncate(size, forgets, left);
       }
-      for (auto& sequence : plain) sequence.seen = seen;
+      for (auto& sequence : plain) sequence.seen = forgets ? left : sequence.seen;
     }
     ASSERT_NO_FATAL_FAILURE(heed_test::expect_holds(store, plain)) << step;
   }

@@ -54,8 +54,15 @@ struct plain_head {
     }
     *this = result;
   }
-  void truncate(index_t size) {
+  // `left` grows to what was seen before the first token that is forgotten, or with the last one.
+  void truncate(index_t size, bool& forgets, index_t& left) {
     const auto count = std::min(static_cast<std::size_t>(size), positions.size());
+    if (count < positions.size()) {
+      forgets = true;
+      left = std::max(left, positions[count]);
+    } else if (count > 0) {
+      left = std::max(left, positions.back() + 1);
+    }
     positions.resize(count), keys.resize(count), values.resize(count);
   }
 };
@@ -83,11 +90,10 @@ struct plain_sequence {
     seen += k.extent(2);
   }
   void truncate(index_t size) {
-    seen = 0;
-    for (auto& head : heads) {
-      head.truncate(size);
-      if (!head.positions.empty()) seen = std::max(seen, head.positions.back() + 1);
-    }
+    bool forgets = false;
+    index_t left = 0;
+    for (auto& head : heads) head.truncate(size, forgets, left);
+    if (forgets) seen = left;
   }
 };
 

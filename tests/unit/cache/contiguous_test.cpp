@@ -208,6 +208,26 @@ TEST(contiguous_cache, evicts_and_remembers_positions) {
   EXPECT_EQ(positions(1), (std::vector<index_t>{0, 1, 2, 3, 4, 5}));
 }
 
+// A draft of tokens that is taken back leaves no trace, whatever was evicted before it came.
+TEST(contiguous_cache, truncation_takes_back_the_last_append) {
+  const tensor<float> k({1, 1, 6, 4}, 1), draft({1, 1, 2, 4}, 2);
+  contiguous<float> cache(1, 1, 8, 4);
+  cache.append(k.view(), k.view());
+  heed::cache::kept_tokens oldest(1, 1);
+  oldest.at(0, 0) = {0, 1, 2};
+  cache.keep(oldest);
+  cache.truncate(3);
+  EXPECT_EQ(cache.seen(), 6);
+  cache.append(draft.view(), draft.view());
+  EXPECT_EQ(cache.seen(), 8);
+  cache.truncate(4);
+  EXPECT_EQ(cache.seen(), 7);
+  cache.truncate(3);
+  EXPECT_EQ(cache.seen(), 6);
+  cache.append(draft.view(), draft.view());
+  EXPECT_EQ(cache.kept().at(0, 0)[3], 6);
+}
+
 TEST(contiguous_cache, random_use_equals_a_plain_copy) {
   constexpr index_t batches = 2, heads = 3, capacity = 24, depth = 5, value_depth = 7;
   std::mt19937 random(7);

@@ -124,17 +124,25 @@ class ledger {
     publish();
   }
 
-  // Forgets all slots but the first `size` of each head, and that the tokens behind were seen.
+  // Forgets all slots but the first `size` of each head, and that their tokens and what came behind
+  // them were seen. Tokens that were evicted before the first of them stay seen.
   void truncate(index_t size) {
     if (size < 0 || size > size_) {
       raise(message("cache: truncating ") << size_ << " tokens to " << size);
     }
-    size_ = size;
-    seen_ = lists_.empty() ? size : 0;
+    bool forgets = false;
+    index_t seen = 0;
     for (auto& list : lists_) {
-      if (static_cast<index_t>(list.size()) > size) list.resize(static_cast<std::size_t>(size));
-      if (!list.empty()) seen_ = std::max(seen_, index_t{list.back()} + 1);
+      if (static_cast<index_t>(list.size()) > size) {
+        forgets = true;
+        seen = std::max(seen, index_t{list[static_cast<std::size_t>(size)]});
+        list.resize(static_cast<std::size_t>(size));
+      } else if (!list.empty()) {
+        seen = std::max(seen, index_t{list.back()} + 1);
+      }
     }
+    size_ = size;
+    if (forgets) seen_ = seen;
     publish();
   }
   void clear() {
