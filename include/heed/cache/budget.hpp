@@ -23,6 +23,7 @@ class budget {
   budget(index_t tokens) : tokens_(checked(tokens)) {}
   static budget per_head(std::span<const index_t> tokens) {
     budget result(1);
+    result.per_head_ = true;
     for (const index_t count : tokens) result.heads_.push_back(checked(count));
     return result;
   }
@@ -39,10 +40,10 @@ class budget {
   bool is_shared() const { return shared_; }
   index_t floor() const { return floor_; }
   index_t of(index_t key_head) const {
-    return heads_.empty() ? tokens_ : heads_[static_cast<std::size_t>(key_head)];
+    return !per_head_ ? tokens_ : heads_[static_cast<std::size_t>(key_head)];
   }
   void check(index_t key_heads) const {
-    if (!heads_.empty() && static_cast<index_t>(heads_.size()) != key_heads) {
+    if (per_head_ && static_cast<index_t>(heads_.size()) != key_heads) {
       raise(message("budget: ") << heads_.size() << " numbers for " << key_heads << " KV heads");
     }
   }
@@ -53,7 +54,7 @@ class budget {
     return tokens;
   }
   index_t tokens_, floor_ = 0;
-  bool shared_ = false;
+  bool shared_ = false, per_head_ = false;
   std::vector<index_t> heads_;
 };
 
@@ -119,7 +120,7 @@ kept_tokens top_tokens(const tensor_view<const double, 3>& scores, const kept_vi
 // The budgets of all layers, first layer first, `tokens` on average, `window` of which each layer
 // keeps in any case. The excess over the window falls in equal steps from the first layer to the
 // last, whose excess is 1/steepness of the mean; no layer gets more than the `length` tokens that
-// there are.
+// there are, and all of them get these where the mean is no less.
 inline std::vector<index_t> pyramid_budgets(index_t layers, index_t tokens, index_t window,
                                             index_t length, index_t steepness = 20) {
   if (layers < 1) raise(message("pyramid_budgets: ") << layers << " layers, must be at least 1");
@@ -127,20 +128,21 @@ inline std::vector<index_t> pyramid_budgets(index_t layers, index_t tokens, inde
     raise(message("pyramid_budgets: ")
           << tokens << " tokens leave none beside a window of " << window);
   }
+  if (length < 0) raise(message("pyramid_budgets: length ") << length << " is negative");
   if (steepness < 1) {
     raise(message("pyramid_budgets: steepness ") << steepness << ", must be at least 1");
   }
   const index_t mean = tokens - window;
   index_t least = mean / steepness, most = 2 * mean - least;
   if (most > length - window) {
-    most = length - window;
-    least = 2 * mean - most;
+    most = std::max<index_t>(length - window, 0);
+    least = std::min(2 * mean - most, most);
   }
   const index_t step = layers > 1 ? (most - least) / (layers - 1) : 0;
   std::vector<index_t> result;
   for (index_t layer = 0; layer < layers; ++layer) {
-    const index_t excess = layers == 1 ? mean : most - layer * step;
-    result.push_back(window + std::max<index_t>(excess, 0));
+    const index_t excess = layers == 1 ? std::min(mean, most) : most - layer * step;
+    result.push_back(std::min(window + std::max<index_t>(excess, 0), length));
   }
   return result;
 }

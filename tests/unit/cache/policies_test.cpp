@@ -250,6 +250,10 @@ TEST(policies, budgets) {
   EXPECT_EQ(cache::pyramid_budgets(4, 40, 8, 120), (std::vector<index_t>{71, 51, 31, 11}));
   EXPECT_EQ(cache::pyramid_budgets(3, 40, 8, 48), (std::vector<index_t>{48, 40, 32}));
   EXPECT_EQ(cache::pyramid_budgets(1, 40, 8, 120), (std::vector<index_t>{40}));
+  // Never more than there is, in sequences that are shorter than the mean, or than the window.
+  EXPECT_EQ(cache::pyramid_budgets(4, 108, 8, 60), (std::vector<index_t>{60, 60, 60, 60}));
+  EXPECT_EQ(cache::pyramid_budgets(1, 108, 8, 60), (std::vector<index_t>{60}));
+  EXPECT_EQ(cache::pyramid_budgets(2, 108, 8, 5), (std::vector<index_t>{5, 5}));
 }
 
 TEST(policies, equal_scores_keep_the_newer_token) {
