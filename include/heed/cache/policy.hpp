@@ -175,6 +175,7 @@ kept_tokens choose(const Policy& policy, const Q& q, const Store& store, const b
 template <class Policy, rows_of_tensor Q, store Store>
 void compress(Policy&& policy, const Q& q, Store& store, const budget& tokens) {
   const auto e = detail::evidence_of(q, store.keys(), store.values(), store.kept());
+  tokens.check(e.key_heads());  // before the policy remembers anything
   if constexpr (requires { policy.observe(e); }) policy.observe(e);
   const kept_tokens survivors = detail::choose_from(policy, e, tokens);
   store.keep(survivors);

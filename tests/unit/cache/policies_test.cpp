@@ -312,6 +312,15 @@ TEST(policies, refuse_what_does_not_fit) {
   const std::vector<index_t> two = {1, 2}, none = {1, 0, 2};
   EXPECT_EQ(with(cache::l2_norm{}, cache::budget::per_head(two)),
             "budget: 2 numbers for 3 KV heads");
+  EXPECT_EQ(with(cache::l2_norm{}, cache::budget::per_head({})),
+            "budget: 0 numbers for 3 KV heads");
+  cache::accumulated remembers{cache::l2_norm{}};
+  EXPECT_EQ(message_of([&] {
+              cache::compress(remembers, f.q.view(), f.store, cache::budget::per_head(two));
+            }),
+            "budget: 2 numbers for 3 KV heads");
+  EXPECT_EQ(message_of([&] { cache::choose(remembers, f.q.view(), f.store, 3); }),
+            "accumulated: the tokens are not those of the last observe()");
   EXPECT_EQ(message_of([&] { cache::budget::per_head(none); }),
             "budget: 0 tokens, must be at least 1");
   EXPECT_EQ(message_of([] { cache::snapkv(0); }), "snapkv: window 0, must be at least 1");
