@@ -61,8 +61,12 @@ void tree_attention(MPI_Comm communicator, const Layout& layout, const Q& querie
     taken = detail::states<Real>(take, q, v.extent(3));
   });
   const scratch inner = memory.inner();
+  serial on_this_thread;
+  const on<serial> default_runner(on_this_thread);
+  const auto& runner =
+      heed::detail::pick<heed::detail::picks_executor>(default_runner, modifiers...);
   const auto attend = [&](const auto&... placed) {
-    heed::attention<Backend>(q, k, v, own.out, lse_to{own.lse}, inner, placed...);
+    heed::attention<Backend>(q, k, v, own.out, lse_to{own.lse}, inner, runner, placed...);
   };
   // A sink counts once.
   if (self.rank == 0) {
@@ -81,7 +85,7 @@ void tree_attention(MPI_Comm communicator, const Layout& layout, const Q& querie
     if (self.rank + reach >= self.count) continue;
     MPI_Recv(taken.data, lines, line.get(), self.rank + reach, detail::message_tag, communicator,
              MPI_STATUS_IGNORE);
-    merge({own.as_part(), taken.as_part()}, own.out, lse_to{own.lse});
+    merge({own.as_part(), taken.as_part()}, own.out, lse_to{own.lse}, runner);
   }
   MPI_Bcast(own.data, lines, line.get(), 0, communicator);
   detail::write_merged({own.as_part()}, out_view, modifiers...);

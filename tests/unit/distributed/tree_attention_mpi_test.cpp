@@ -88,6 +88,34 @@ TEST(tree_attention, scores_see_the_whole_sequence_and_sinks_count_once) {
             1e-5);
 }
 
+// Counts the batches of items that it is given.
+struct counting_executor {
+  int runs = 0;
+  int workers() const { return 1; }
+  template <class Body>
+  void run(index_t count, const Body& body) {
+    ++runs;
+    for (index_t item = 0; item < count; ++item) body(item, 0);
+  }
+};
+
+// The attention of every process runs on the call's executor, not only what merges the results.
+TEST(tree_attention, runs_on_the_executor) {
+  int count = 1;
+  MPI_Comm_size(MPI_COMM_WORLD, &count);
+  const whole_call<float> x({1, 2, 2, 3, 40 * count, 16, 16}, 9);
+  counting_executor of_tree, of_one, of_merge;
+  EXPECT_LE(error_of<distributed::blocks>(x, count, MPI_COMM_WORLD, heed::on{of_tree}), 1e-5);
+  tensor<float> out(1, 2, 3, 16);
+  std::vector<float> lse(6);
+  const heed::tensor_view<float, 3> rows(lse.data(), {1, 2, 3});
+  heed::attention(x.q.read(), x.k.read(), x.v.read(), out.view(), heed::lse_to{rows},
+                  heed::on{of_one});
+  tensor<float> merged(1, 2, 3, 16);
+  heed::merge({heed::part(out.view(), rows)}, merged.view(), heed::on{of_merge});
+  EXPECT_GE(of_tree.runs, of_one.runs + of_merge.runs);
+}
+
 TEST(tree_attention_errors, are_the_same_on_every_process) {
   int rank = 0, count = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
