@@ -139,7 +139,8 @@ operand erase_vector(const char* name, const tensor_view<T, 1>& x) {
 
 template <class Views, class... Biases>
 void check_backward(const Views& x, const engine::batch_layout& queries,
-                    const engine::batch_layout& keys, const std::tuple<Biases...>& biases) {
+                    const engine::batch_layout& keys, const std::tuple<Biases...>& biases,
+                    bool has_lse_gradient, bool wants_sink_gradient) {
   const operand q = erase("q", x.q), k = erase("k", x.k), v = erase("v", x.v);
   const operand out = erase("out", x.out);
   const operand inputs[] = {
@@ -152,13 +153,14 @@ void check_backward(const Views& x, const engine::batch_layout& queries,
                                    erase("bias_gradient_to", bias.view)...};
         check_shape_like(inputs[4], out);
         check_rows(inputs[5], q);
-        if (x.d_lse.data() != nullptr) check_rows(inputs[6], q);
+        if (has_lse_gradient) check_rows(inputs[6], q);
         for (int i = 0; i < 3; ++i) {
           check_shape_like(outputs[i], inputs[i]);
           check_output(inputs[i], outputs[i]);
         }
         const index_t sinks = x.sink_gradient.extent(0);
-        if (x.sink_gradient.data() != nullptr && sinks != 1 && sinks != shape.heads) {
+        check_operand(outputs[3]);
+        if (wants_sink_gradient && sinks != 1 && sinks != shape.heads) {
           raise(message("sink_gradient_to: extent ")
                 << sinks << " is neither 1 nor the call's " << shape.heads << " heads");
         }
@@ -235,7 +237,9 @@ void attention_backward(const Q& q, const K& k, const V& v, const Out& out, cons
       detail::query_layout(views.q.extent(0), views.q.extent(2), detail::find<ragged>(modifiers...),
                            detail::find<query_lengths>(modifiers...));
   detail::check_hooks(source, sink, queries, views.q.extent(1));
-  detail::check_backward(views, queries, source.keys, biases);
+  detail::check_backward(views, queries, source.keys, biases,
+                         (... || detail::picks_lse_gradient<Modifiers>::value),
+                         (... || detail::picks_sink_gradient<Modifiers>::value));
   const double factor = detail::scale_factor(views.q.extent(3), detail::find<scale>(modifiers...));
 
   using Views = std::remove_const_t<decltype(views)>;

@@ -79,6 +79,10 @@ TEST(backward_errors, operands) {
   c = call();
   c.expect("lse_gradient: batch 1 differs from q's 2",
            heed::lse_gradient{rows_view(c.inputs.data(), {1, 4, 5})});
+  c.expect("lse_gradient: data is null, extents are [2, 4, 5, 1]",
+           heed::lse_gradient{rows_view(nullptr, {2, 4, 5})});
+  c.expect("lse_gradient: length 0 differs from q's 5",
+           heed::lse_gradient{rows_view(nullptr, {2, 4, 0})});
 }
 
 TEST(backward_errors, gradients) {
@@ -131,6 +135,8 @@ TEST(backward_errors, sinks) {
   const heed::sink sink{0.f};
   c.expect("sink_gradient_to: extent 3 is neither 1 nor the call's 4 heads", sink,
            heed::sink_gradient_to{heed::tensor_view<float, 1>(c.more, {3})});
+  c.expect("sink_gradient_to: data is null, extents are [1, 1, 1, 4]", sink,
+           heed::sink_gradient_to{heed::tensor_view<float, 1>(nullptr, {4})});
   c.expect("sink_gradient_to: overlaps d_q, in the row at its byte 0", sink,
            heed::sink_gradient_to{heed::tensor_view<float, 1>(c.d_q.data(), {4})});
   const std::vector<float> three(3);
