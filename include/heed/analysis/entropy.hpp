@@ -30,13 +30,15 @@ void head_entropy(const tensor_view<U, 3>& entropy, const tensor_view<T, 2>& hea
     raise(message("head_entropy: ")
           << batches << " query lengths for a batch of " << entropy.extent(0));
   }
-  for (index_t b = 0; b < heads.extent(0); ++b) {
-    const index_t rows =
-        batches == 0 ? entropy.extent(2) : query_lengths[static_cast<std::size_t>(b)];
+  for (const index_t rows : query_lengths) {
     if (rows < 0 || rows > entropy.extent(2)) {
       raise(message("head_entropy: query length ")
             << rows << " is outside [0, " << entropy.extent(2) << "]");
     }
+  }
+  for (index_t b = 0; b < heads.extent(0); ++b) {
+    const index_t rows =
+        batches == 0 ? entropy.extent(2) : query_lengths[static_cast<std::size_t>(b)];
     for (index_t h = 0; h < heads.extent(1); ++h) {
       double sum = 0;
       for (index_t i = 0; i < rows; ++i) sum += widen<double>(entropy(b, h, i));

@@ -202,8 +202,10 @@ TEST_F(analysis, errors) {
   });
   expect_error("head_entropy: 1 query lengths for a batch of 2",
                [&] { heed::analysis::head_entropy(rows, by_head(), short_list); });
+  by_head()(0, 0) = 42;
   expect_error("head_entropy: query length 6 is outside [0, 5]",
                [&] { heed::analysis::head_entropy(rows, by_head(), long_one); });
+  EXPECT_EQ(by_head()(0, 0), 42);  // nothing is written, the entries before the bad one included
   expect_error("sink_mass: heads are [2, 3], sums have [1, 3, …]", [&] {
     heed::analysis::sink_mass(view<const float, 3>(data.data(), {1, 3, 5}), by_head());
   });
