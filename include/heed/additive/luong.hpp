@@ -26,9 +26,12 @@ void luong_attention(const Q& q, const W& w, const K& k, const V& v, Out&& out,
   const auto weights = view_of(w).template lifted<3>();
   const auto keys = read_view_of(k).template lifted<4>();
   using Real =
-      accumulator<typename decltype(queries)::value_type, typename decltype(weights)::value_type>;
+      accumulator<typename decltype(queries)::value_type, typename decltype(weights)::value_type,
+                  typename decltype(keys)::value_type, typename read_view<V>::value_type,
+                  typename decltype(output_view_of(out))::value_type>;
   const index_t heads = queries.extent(1), depth = queries.extent(3), width = keys.extent(3);
   detail::check_operand(detail::erase("q", queries));
+  detail::check_operand(detail::erase("w", weights));
   if (weights.extent(0) != 1) {
     detail::require_equal("w", "head count", weights.extent(0), "q", heads);
   }

@@ -140,4 +140,27 @@ TYPED_TEST(pointer, luong_general_is_attention_with_projected_queries) {
   }
 }
 
+// The projected queries are sums of the call too: double where any operand is.
+TYPED_TEST(pointer, luong_general_keeps_sums_in_the_type_of_the_call) {
+  tensor<float> q(1, 1, 5, 12), w(1, 1, 12, 20);
+  tensor<double> k(1, 1, 40, 20), v(1, 1, 40, 8), out(1, 1, 5, 8), projected(1, 1, 5, 20),
+      wanted(1, 1, 5, 8);
+  q.fill(1), w.fill(2, 0.3), k.fill(3), v.fill(4);
+  const heed::tensor_view<const float, 2> general(w.read().data(), {12, 20});
+  for (index_t i = 0; i < 5; ++i) {
+    for (index_t d = 0; d < 20; ++d) {
+      double sum = 0;
+      for (index_t p = 0; p < 12; ++p) {
+        sum += static_cast<double>(q.view()(0, 0, i, p)) * static_cast<double>(general(p, d));
+      }
+      projected.view()(0, 0, i, d) = sum;
+    }
+  }
+  reference::options how;
+  how.scale = 1;
+  reference::attention(projected.read(), k.read(), v.read(), wanted.view(), how);
+  heed::luong_attention<TypeParam>(q.read(), general, k.read(), v.read(), out.view());
+  EXPECT_LE(heed_test::worst_error(out.read(), wanted.read(), 5e-6), 1e-12);
+}
+
 }  // namespace

@@ -126,6 +126,9 @@ TEST_F(term_errors, luong) {
          [&] { heed::luong_attention(q, matrix(7, 8), k, v, out); });
   expect("w: depth of keys 7 differs from k's 8",
          [&] { heed::luong_attention(q, matrix(8, 7), k, v, out); });
+  expect("w: data is null, extents are [1, 8, 8, 1]", [&] {
+    heed::luong_attention(q, view<2>(nullptr, {8, 8}), k, v, out);
+  });
   expect("w: head count 3 differs from q's 4",
          [&] { heed::luong_attention(q, cube(3, 8, 8), k, v, out); });
 }
