@@ -92,6 +92,10 @@ template <class Backend = backend::native, viewable Q, viewable K, viewable V, v
           class... Modifiers>
 void biformer(const Q& q_, const K& k_, const V& v_, const region_options& how, Out&& result,
               const Modifiers&... modifiers) {
+  static_assert((... && (heed::detail::is_on<Modifiers> ||
+                         heed::detail::is_any_of<Modifiers, scratch, count_tiles>)),
+                "heed::routed::biformer takes on, scratch and count_tiles; masks and scores would "
+                "see places in the lists of regions");
   const auto q = sparse::estimation::rows_of(q_);
   const auto k = sparse::estimation::rows_of(k_);
   const auto v = sparse::estimation::rows_of(v_);

@@ -84,6 +84,10 @@ template <class Backend = backend::native, viewable Q, viewable K, viewable V, v
 void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
          const nsa_gates<T>& gates, const nsa_options& how, Out&& result,
          const Modifiers&... modifiers) {
+  static_assert(
+      (... && (heed::detail::is_on<Modifiers> || std::is_same_v<Modifiers, scratch>)),
+      "heed::routed::nsa takes on and scratch; masks and scores would mean another thing in each "
+      "of its branches");
   serial on_this_thread;
   const on<serial> here(on_this_thread);
   auto& runner = heed::detail::pick<heed::detail::picks_executor>(here, modifiers...).runner;

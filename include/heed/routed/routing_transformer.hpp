@@ -63,6 +63,10 @@ template <class Backend = backend::native, viewable Q, viewable K, viewable V, c
 void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_view<M, 3>& means,
                          const tensor_view<MK, 4>& memory_k, const tensor_view<MV, 4>& memory_v,
                          const cluster_options& how, Out&& result, const Modifiers&... modifiers) {
+  static_assert((... && (heed::detail::is_on<Modifiers> ||
+                         heed::detail::is_any_of<Modifiers, scale, scratch>)),
+                "heed::routed::routing_transformer takes scale, on and scratch; masks and scores "
+                "would see places in the lists of clusters");
   const auto q = sparse::estimation::rows_of(q_);
   const auto k = sparse::estimation::rows_of(k_);
   const auto v = sparse::estimation::rows_of(v_);
