@@ -45,6 +45,8 @@ class depthwise {
 
   // Raises where the filters do not fit values of this shape for `heads` query heads.
   void check(index_t heads, index_t queries, index_t length, index_t depth) const {
+    heed::detail::check_operand(heed::detail::erase("depthwise weights", weights_));
+    heed::detail::check_operand(heed::detail::erase("depthwise bias", bias_));
     check_channels("depthwise weights", weights_.extent(0), weights_.extent(1), heads, depth);
     if (biased_) check_channels("depthwise bias", bias_.extent(0), bias_.extent(1), heads, depth);
     for (int axis = 2; axis < 4; ++axis) {

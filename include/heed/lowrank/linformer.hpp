@@ -42,8 +42,8 @@ void linformer(const Q& q, const K& k, const V& v, const E& e, const F& f, Out&&
                            std::remove_reference_t<decltype(*output_view_of(out).data())>>;
   const auto key = heed::detail::erase("k", keys), value = heed::detail::erase("v", values);
   heed::detail::check_keys_and_values(key, value);
-  detail::check_projection("e", key, key_map.extent(0), key_map.extent(1));
-  detail::check_projection("f", value, value_map.extent(0), value_map.extent(1));
+  detail::check_projection(heed::detail::erase("e", key_map), key);
+  detail::check_projection(heed::detail::erase("f", value_map), value);
   heed::detail::require_equal("f", "rank", value_map.extent(2), "e", key_map.extent(2));
   const index_t batches = keys.extent(0), heads = keys.extent(1), rank = key_map.extent(2);
   const index_t depth = keys.extent(3), value_depth = values.extent(3);

@@ -57,8 +57,12 @@ void project(const tensor_view<T, 4>& x, const tensor_view<E, 3>& e, const index
   });
 }
 
-HEED_NOINLINE inline void check_projection(const char* name, const heed::detail::operand& x,
-                                           index_t e_heads, index_t e_rows) {
+HEED_NOINLINE inline void check_projection(const heed::detail::operand& e,
+                                           const heed::detail::operand& x) {
+  // [H|1, N, r] by their three axes.
+  const char* const name = e.name;
+  const index_t e_heads = e.extents[0], e_rows = e.extents[1];
+  heed::detail::check_operand(e);
   if (e_heads != 1 && e_heads != x.extents[1]) {
     raise(message(name) << ": head count " << e_heads << " is neither 1 nor " << x.name << "'s "
                         << x.extents[1]);
@@ -89,7 +93,7 @@ void project_sequence(const X& x, const E& e, Out&& out, const Modifiers&... mod
                 "heed::lowrank::project_sequence: out is float, or double where x or e is");
   const auto from = heed::detail::erase("x", tokens), result = heed::detail::erase("out", to);
   heed::detail::check_operand(from);
-  detail::check_projection("e", from, map.extent(0), map.extent(1));
+  detail::check_projection(heed::detail::erase("e", map), from);
   heed::detail::require_equal("out", "batch", to.extent(0), "x", tokens.extent(0));
   heed::detail::require_equal("out", "head count", to.extent(1), "x", tokens.extent(1));
   heed::detail::require_equal("out", "length", to.extent(2), "e's rank", map.extent(2));

@@ -80,6 +80,11 @@ TEST(depthwise_errors, filters) {
                    lowrank::depthwise{filters(4, 5, 3, 1)});
   c.expect_nystrom("depthwise weights: extent 4 of axis 2 is even, only odd filters have a middle",
                    {4}, lowrank::depthwise{filters(4, 1, 4, 1)});
+  c.expect_nystrom("depthwise weights: data is null, extents are [4, 1, 3, 1]", {4},
+                   lowrank::depthwise{heed::tensor_view<const float, 2>(nullptr, {4, 3})});
+  c.expect_nystrom("depthwise bias: data is null, extents are [4, 1, 1, 1]", {4},
+                   lowrank::depthwise{filters(4, 1, 3, 3), lowrank::grid{3, 5},
+                                      heed::tensor_view<const float, 2>(nullptr, {4, 1})});
   c.expect_nystrom("depthwise: v: length 15 is not a grid of 4 rows and 4 columns", {4},
                    lowrank::depthwise{filters(4, 1, 3, 3), lowrank::grid{4, 4}});
   c.expect_nystrom("depthwise bias: channel count 2 is neither 1 nor v's depth 6", {4},
@@ -98,6 +103,10 @@ TEST(linformer_errors, operands_and_maps) {
   c.expect("e: head count 4 is neither 1 nor k's 2", run(map(4, 15, 4), map(1, 15, 4)));
   c.expect("e: 14 rows are fewer than k's length 15", run(map(1, 14, 4), map(1, 15, 4)));
   c.expect("f: 14 rows are fewer than v's length 15", run(map(1, 15, 4), map(1, 14, 4)));
+  c.expect("e: data is null, extents are [1, 15, 4, 1]",
+           run(maps(nullptr, {1, 15, 4}), map(1, 15, 4)));
+  c.expect("f: data is null, extents are [1, 15, 4, 1]",
+           run(map(1, 15, 4), maps(nullptr, {1, 15, 4})));
   c.expect("f: rank 5 differs from e's 4", run(map(1, 15, 4), map(2, 15, 5)));
   c.q = heed::tensor_view<const float, 4>(c.in.data(), {2, 4, 12, 7});
   c.expect("k: depth 8 differs from q's 7", run(map(1, 15, 4), map(1, 15, 4)));
