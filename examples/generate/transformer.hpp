@@ -42,9 +42,9 @@ struct stopwatch {
 
 // Attention keeps the keys and values of all tokens so far, or what it wants of them:
 //
-//   using operand = …                   type of queries and keys: float, Eigen::bfloat16,
-//   Eigen::half void clear()                        forgets all tokens void operator()(index layer,
-//   q, k, v, out)
+//   using operand = …   type of queries and keys: float, Eigen::bfloat16, Eigen::half
+//   void clear()        forgets all tokens
+//   void operator()(index layer, q, k, v, out)
 //     q [1, heads, n, depth], k [1, key heads, n, depth], both turned by their positions, and
 //     v (float): views of the n newest tokens; out [1, heads, n, depth] (float) is written
 template <class Attention>

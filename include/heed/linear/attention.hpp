@@ -1,8 +1,10 @@
 // Linear attention: the primitive that every method of this folder is written on.
 //
-//   S_t = diag(e^g_t)·S_{t−1} + β_t·φ(k_t)·x_tᵀ      x_t = v_t, or v_t −
-//   (diag(e^g_t)·S_{t−1})ᵀφ(k_t) z_t = diag(e^g_t)·z_{t−1} + β_t·φ(k_t)           under the delta
-//   rule out_t = S_tᵀ·(scale·φ(q_t)) · f(z_t·(scale·φ(q_t)))
+//   S_t   = diag(e^g_t)·S_{t−1} + β_t·φ(k_t)·x_tᵀ
+//   z_t   = diag(e^g_t)·z_{t−1} + β_t·φ(k_t)
+//   out_t = S_tᵀ·(scale·φ(q_t)) · f(z_t·(scale·φ(q_t)))
+//
+//   x_t = v_t, or under the delta rule v_t − (diag(e^g_t)·S_{t−1})ᵀφ(k_t)
 //
 //   q   [B, Hq, L, D]      float, double, Eigen::half, Eigen::bfloat16, in any combination; sums
 //   k   [B, Hk, L, D]      are kept in float, or in double where one operand is double

@@ -1,7 +1,8 @@
 // Neighborhood attention: every token of an N-dimensional grid attends to the tokens around it.
 //
-//   out[b, h, i, :] = Σ_j softmax_j(scale·q[b, h, i]·k[b, h', j] + bias[h, j − i]) v[b, h', j, :],
-//   j in the neighborhood of i (pattern.hpp)
+//   s_ij = scale·q[b, h, i]·k[b, h', j] + bias[h, j − i]
+//   out[b, h, i, :] = Σ_j softmax_j(s_ij) v[b, h', j, :],   j in the neighborhood of i
+//   (pattern.hpp)
 //
 //   q   [B, Hq, N, D]       N = product of the grid's extents, tokens row-major; Hkv divides Hq
 //   k   [B, Hkv, N, D]      float, double, Eigen::half, Eigen::bfloat16, in any combination
@@ -9,9 +10,8 @@
 //   out [B, Hq, N, Dv]
 //
 //   neighborhood::attention<2>(q, k, v, out, {.grid = {56, 56}, .window = {7, 7}});
-//   neighborhood::attention<2>(q, k, v, out, {.grid = {56, 56}, .window = {7, 7}, .dilation = {4,
-//   4}},
-//                              neighborhood::relative_bias{table}, heed::on{pool});
+//   neighborhood::pattern<2> wide{.grid = {56, 56}, .window = {7, 7}, .dilation = {4, 4}};
+//   neighborhood::attention<2>(q, k, v, out, wide, neighborhood::relative_bias{table});
 //
 // Work and memory are linear in N. The grid is cut into tiles of queries; the keys that a tile sees
 // are gathered as one list, and all tiles together are the sequences of one attention call.

@@ -1,7 +1,7 @@
 // The mask of a neighborhood, for heed::attention over all tokens of the grid:
 //
-//   heed::attention(q, k, v, out, heed::neighborhood::mask<2>{{.grid = {8, 16}, .window = {7,
-//   7}}});
+//   const heed::neighborhood::mask<2> near{{.grid = {8, 16}, .window = {7, 7}}};
+//   heed::attention(q, k, v, out, near);
 //
 // Query and key i are token i of the grid (pattern.hpp). It composes with every other mask and
 // score; neighborhood::attention, which gathers the few keys that a tile of queries sees, is much

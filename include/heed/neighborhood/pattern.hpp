@@ -5,8 +5,8 @@
 // d, coordinates with the same remainder mod d are a group of n = ⌈(L − remainder) / d⌉ places.
 // Place i belongs to the stride group of leader l, and sees w neighbouring places:
 //
-//   not causal   l = min(⌊i/s⌋·s + ⌊s/2⌋, n − 1),     [l − ⌊w/2⌋, l − ⌊w/2⌋ + w), shifted into [0,
-//   n) causal       l = min(⌊i/s⌋·s + s − 1, n − 1),     [max(l − w + 1, 0), i + 1)
+//   not causal   l = min(⌊i/s⌋·s + ⌊s/2⌋, n − 1),   [l − ⌊w/2⌋, l − ⌊w/2⌋ + w) shifted into [0, n)
+//   causal       l = min(⌊i/s⌋·s + s − 1, n − 1),   [max(l − w + 1, 0), i + 1)
 //
 // A token sees a key when it does so along every axis. With s = 1 this is a sliding window that is
 // shifted, not cut, at the borders; with s = w blocks that attend to themselves.

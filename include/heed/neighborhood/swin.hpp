@@ -1,16 +1,16 @@
 // Window attention of the Swin Transformer, plain and shifted: the grid, rolled by −shift, is cut
 // into windows that attend to themselves,
 //
-//   out[b, h, i, :] = Σ_j softmax_j(scale·q[b, h, i]·k[b, h', j] + table[i − j, h] + m(i, j)) v[b,
-//   h', j, :], j in i's window; m = mask_value (−100, as published) where the roll made i and j
-//   neighbours, else 0
+//   s_ij = scale·q[b, h, i]·k[b, h', j] + table[i − j, h] + m(i, j)
+//   out[b, h, i, :] = Σ_j softmax_j(s_ij) v[b, h', j, :],   j in the window of i
+//   m = mask_value (−100, as published) where the roll made i and j neighbours, else 0
 //
 //   q [B, Hq, N, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv], out [B, Hq, N, Dv], tokens row-major in
 //   their unrolled places; table [Π(2w − 1), Hq], as Swin stores it: entry of query − key, each
 //   axis counted from −(w − 1)
 //
-//   neighborhood::swin<2>(q, k, v, out, {.grid = {56, 56}, .window = {7, 7}, .shift = {3, 3}},
-//   table);
+//   neighborhood::windows<2> which{.grid = {56, 56}, .window = {7, 7}, .shift = {3, 3}};
+//   neighborhood::swin<2>(q, k, v, out, which, table);
 //
 // Nothing is rolled, padded or copied: windows are lists of rows. Three axes are Video Swin's.
 //

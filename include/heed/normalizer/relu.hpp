@@ -6,8 +6,7 @@
 //                                  Linear Units", EMNLP 2021, whose output rms_norm{gain} norms
 //   relu_weights{1, relu_mean}     p / n, n keys that the query sees: Wortsman et al., "Replacing
 //                                  softmax with ReLU in Vision Transformers", 2023
-//   relu_weights{2, relu_mean}     squared: Hua et al., "Transformer Quality in Linear Time"
-//   (FLASH),
+//   relu_weights{2, relu_mean}     squared: Hua et al., "Transformer Quality in Linear Time",
 //                                  ICML 2022
 //   relu_weights{power, relu_sum}  p / Σ_j p_ij, 0 where no score is positive
 #pragma once

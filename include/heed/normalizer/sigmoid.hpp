@@ -3,9 +3,8 @@
 //   p_ij = σ(s_ij + b_h),  out_i = Σ_j p_ij v_j
 //
 //   sigmoid_weights{}        b = 0
-//   sigmoid_weights{b}       the same for all heads; −log(Lk) keeps outputs of the size that
-//   softmax
-//                            gives them
+//   sigmoid_weights{b}       the same for all heads; −log(Lk) keeps outputs of the size that a
+//                            softmax gives them
 //   sigmoid_weights{biases}  one per query head, of any element type
 //
 // Ramapuram et al., "Theory, Analysis, and Best Practices for Sigmoid Self-Attention", ICLR 2025.

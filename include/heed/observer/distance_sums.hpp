@@ -2,8 +2,7 @@
 //
 //   sums[b, h, i, t] = Σ_j w_ij  over the keys with clamp(j − i, −R, R) + R = t
 //
-//   [B, Hq, Lq, 2R + 1], any element type; i on the axis of the keys, the last query at the last
-//   key
+//   [B, Hq, Lq, 2R + 1], any element type; i on the axis of keys, the last query at the last key
 //
 // What relative embeddings on the value side are multiplied with (dense/shaw_attention.hpp).
 #pragma once

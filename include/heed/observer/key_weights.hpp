@@ -3,8 +3,7 @@
 //   weights[b, h, i, n] = p_ij,  j = keys[b, i, n]
 //
 //   keys    [B|1, Lq, N]     integers: columns of the call's key axis; negative: none
-//   weights [B, Hq, Lq, N]   any element type; 0 where there is no key, or the query does not see
-//   it
+//   weights [B, Hq, Lq, N]   any element type; 0 where there is no key, or the query sees it not
 //
 // Without the matrix of weights: what the token before gets, the token that is copied, a sink.
 #pragma once

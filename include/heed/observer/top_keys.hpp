@@ -1,8 +1,7 @@
 // The keys with the largest weights of every query.
 //
-//   indices [B, Hq, Lq, K]   integers: columns of the call's key axis, largest weight first, of
-//   equal
-//                            ones the lower column first; −1 where a query sees fewer than K keys
+//   indices [B, Hq, Lq, K]   integers: columns of the call's key axis, largest weight first,
+//                            lower column first among equals; −1 where a query sees fewer keys
 //   weights [B, Hq, Lq, K]   their weights, 0 behind the last; may be left out
 #pragma once
 

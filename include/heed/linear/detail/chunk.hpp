@@ -1,8 +1,8 @@
 // The linear state of one head, a chunk of tokens at a time:
 //
-//   S ← diag(a_t)·S + k_t·x_tᵀ      x_t = v_t, or under the delta rule β_t·(v_t − Sᵀk_t) after
-//   decay z ← diag(a_t)·z + k_t o_t = Sᵀq_t,  den_t = z·q_t     after step t; or before it, with
-//   (q_t·diag(u)·k_t)·v_t added
+//   S ← diag(a_t)·S + k_t·x_tᵀ       x_t = v_t; under the delta rule β_t·(v_t − Sᵀk_t), S decayed
+//   z ← diag(a_t)·z + k_t
+//   o_t = Sᵀq_t,  den_t = z·q_t      after step t; or before it, (q_t·diag(u)·k_t)·v_t added
 //
 // S [Dk, Dv], a_t = 2^decay_t, one per token or one per channel of the keys. Within a chunk that
 // begins with S₀, with G_t the sum of decays up to and including t,
