@@ -1,7 +1,7 @@
 // The keys with the largest weights of every query.
 //
-//   indices [B, Hq, Lq, K]   integers: columns of the call's key axis, largest weight first,
-//                            lower column first among equals; −1 where a query sees fewer keys
+//   indices [B, Hq, Lq, K]   integers of 16 bits or more: columns of the call's key axis, largest
+//                            weight first, lower column first among equals; −1 behind the last
 //   weights [B, Hq, Lq, K]   their weights, 0 behind the last; may be left out
 #pragma once
 
@@ -17,6 +17,8 @@ HEED_NAMESPACE_BEGIN
 
 template <std::signed_integral I, element T = float>
 struct top_keys_to {
+  // While keys are sought, places in a row stand for them: 64 for every source at least.
+  static_assert(sizeof(I) >= 2, "heed: top_keys_to needs indices of 16 bits or more");
   static constexpr bool needs_visibility = true;
   tensor_view<I, 4> indices;
   tensor_view<T, 4> weights;
