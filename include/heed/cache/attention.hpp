@@ -64,8 +64,9 @@ constexpr auto mask_over(const kept_view<Ordered>& kept, index_t group,
 }  // namespace cache
 
 // q [B, Hq, Lq, D] over the tokens of a store, out [B, Hq, Lq, Dv]. Modifiers as for tensors, but
-// for key_lengths, left_padding and ragged, which a store knows itself. Raises invalid_argument
-// before anything is written when operands or modifiers do not fit.
+// for key_lengths, left_padding and ragged, which a store knows itself, and but for normalisers and
+// observers, which see rows of keys: give them keys() and values() of a store that evicts nothing.
+// Raises invalid_argument before anything is written when operands or modifiers do not fit.
 template <class Backend = backend::native, viewable Q, cache::store Store, viewable Out,
           class... Modifiers>
 void attention(const Q& q, const Store& store, Out&& out, const Modifiers&... modifiers) {
