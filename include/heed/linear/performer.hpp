@@ -6,8 +6,8 @@
 // E[φ(q)·φ(k)] = e^(q·k/√D) for normal w_r; rows w_r are orthogonal within blocks of D, which
 // lowers the variance, and keep the lengths of normal vectors. c cancels but for ε: the largest
 // w_r·x' of the row for queries; for keys the largest of all keys of the sequence and head where
-// every query reads every key, and 0 where reads are causal, so that what is written does not
-// depend on later keys.
+// every query reads every key, and 0 where reads are causal or a state goes from call to call, so
+// that what is written does not depend on other keys.
 //
 // Choromanski et al., "Rethinking Attention with Performers", 2021.
 #pragma once
@@ -180,7 +180,10 @@ void performer(const Q& q, const K& k, const V& v, Out&& out, const random_featu
   const auto keys = read_view_of(k).template lifted<4>();
   detail::require_equal("k", "depth", keys.extent(3), "that of the features,", features.depth());
   const normalized normalizer{sum_of_weights{0}};
-  if constexpr (!(... || std::is_same_v<Modifiers, bidirectional>)) {
+  constexpr bool reads_all = (... || std::is_same_v<Modifiers, bidirectional>);
+  constexpr bool goes_on = (... || (detail::is_instance<initial_state, Modifiers> ||
+                                    detail::is_instance<final_state, Modifiers>));
+  if constexpr (!reads_all || goes_on) {
     attention<Backend>(q, k, v, out, modifiers..., features, normalizer);
   } else {
     detail::check_data("k", keys);

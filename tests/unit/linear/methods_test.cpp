@@ -150,6 +150,27 @@ TEST(performer, ragged_sequences_do_not_see_each_other) {
   EXPECT_EQ(together.data, apart.data);
 }
 
+// Keys that come in two calls, the second of which brings large ones, are keys that come in one.
+TEST(performer, states_go_on_where_every_query_reads_every_key) {
+  constexpr index_t depth = 8, length = 12, half = 6, count = 32;
+  linear::random_features<float> features(depth, count, 7);
+  const auto q = heed_test::random_numbers<float>({1, 1, length, depth}, 1);
+  auto k = heed_test::random_numbers<float>({1, 1, length, depth}, 2);
+  const auto v = heed_test::random_numbers<float>({1, 1, length, depth}, 3);
+  for (index_t i = half * depth; i < length * depth; ++i) k.data[static_cast<std::size_t>(i)] *= 3;
+  numbers<float> whole({1, 1, length, depth}), pieces({1, 1, length, depth});
+  linear::state<float> one(1, 1, count, depth), two(1, 1, count, depth);
+  const auto read = [&](linear::state<float>& s, index_t begin, index_t keys, numbers<float>& out) {
+    linear::performer(q.r4(), k.r4().slice(2, begin, keys), v.r4().slice(2, begin, keys), out.v4(),
+                      features, linear::bidirectional{}, linear::initial_state(s.s(), s.key_sum()),
+                      linear::final_state(s.s(), s.key_sum()));
+  };
+  read(one, 0, length, whole);
+  read(two, 0, half, pieces);
+  read(two, half, half, pieces);
+  EXPECT_LT(relative_rms(pieces.data, whole.data), 1e-5);
+}
+
 // A sequence without keys has nothing to give; a sum of 0 is not divided by.
 TEST(performer, without_keys_is_0) {
   constexpr index_t depth = 4, length = 3;
