@@ -116,6 +116,7 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
   const auto written = heed::detail::erase("out", out);
   heed::detail::check_operand(written);
   heed::detail::check_distinct_rows(written);
+  if (out.empty()) return;
   const double depth = static_cast<double>(sparse::estimation::rows_of(q).extent(3));
   const scale factor(how.scale != 0 ? how.scale : 1 / std::sqrt(depth > 0 ? depth : 1));
   const sparse::block_list list = nsa_list(q, k_cmp, how, runner);

@@ -98,6 +98,7 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
   heed::detail::check_disjoint(written, heed::detail::erase("q", q));
   heed::detail::check_disjoint(written, heed::detail::erase("k", k));
   heed::detail::check_disjoint(written, heed::detail::erase("v", v));
+  if (out.empty()) return;
 
   const std::vector<index_t> taken_q = cluster_rows(q_, means, how.queries);
   const std::vector<index_t> taken_k = cluster_rows(k_, means, how.keys);

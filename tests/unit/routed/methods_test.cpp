@@ -191,4 +191,18 @@ TEST(routed_errors, are_clear_and_come_first) {
             "channels");
 }
 
+// No heads: nothing to route, nothing to write, no error.
+TEST(routed_methods, of_no_heads_do_nothing) {
+  const tensor_view<const float, 4> none(nullptr, {1, 0, 16, 8}), blocks(nullptr, {1, 0, 4, 8});
+  const tensor_view<float, 4> out(nullptr, {1, 0, 16, 8});
+  const tensor_view<const float, 3> gate(nullptr, {1, 0, 16}), means(nullptr, {0, 2, 8});
+  const tensor_view<const float, 4> memory(nullptr, {0, 2, 0, 8});
+  EXPECT_NO_THROW(routed::moba(none, none, none, out, 4, 2));
+  EXPECT_NO_THROW(routed::nsa(none, none, none, blocks, blocks,
+                              routed::nsa_gates<float>{gate, gate, gate}, {4, 2, 4, 0}, out));
+  EXPECT_NO_THROW(
+      routed::routing_transformer(none, none, none, means, memory, memory, {4, 4, false}, out));
+  EXPECT_NO_THROW(routed::biformer(none, none, none, {4, 4, 2, 1, 0}, out));
+}
+
 }  // namespace
