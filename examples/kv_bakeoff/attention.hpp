@@ -42,9 +42,12 @@ inline const std::vector<std::string>& policy_names() {
   return names;
 }
 
+// The newest tokens, which most policies keep in any case.
+inline constexpr index recent_tokens = 32;
+
 // A policy of its own for every layer, since some remember what they saw.
 inline policy make_policy(const std::string& name, index budget) {
-  constexpr index sinks = 4, recent = 32;
+  constexpr index sinks = 4, recent = recent_tokens;
   if (name == "streaming_llm") return cache::streaming_llm(sinks);
   if (name == "l2_norm") return cache::always_keep{cache::l2_norm{}, sinks, recent};
   if (name == "keydiff") return cache::always_keep{cache::keydiff{}, sinks, recent};
@@ -67,7 +70,7 @@ class evicting_attention {
       : config_(config), pool_(&pool), name_(std::move(name)) {
     budgets_.assign(static_cast<std::size_t>(config.layers), budget);
     if (name_ == "pyramidkv") {
-      const auto falling = cache::pyramid_budgets(config.layers, budget, 32, length);
+      const auto falling = cache::pyramid_budgets(config.layers, budget, recent_tokens, length);
       budgets_.assign(falling.begin(), falling.end());
     }
     const bool all = name_ == "full" || name_ == "quest";

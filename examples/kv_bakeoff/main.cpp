@@ -27,6 +27,14 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   try {
+    for (const int percent : budgets) {
+      if (length * percent / 100 <= bakeoff::recent_tokens) {
+        throw std::runtime_error("a budget of " + std::to_string(percent) + " % of " +
+                                 std::to_string(length) + " bytes leaves nothing beside the " +
+                                 std::to_string(bakeoff::recent_tokens) +
+                                 " newest tokens, which most policies keep");
+      }
+    }
     const auto weights = example::llama_weights::open(folder);
     const auto code = example::read_bytes(folder + "/held_out.txt");
     if (code.size() < 8192 + static_cast<std::size_t>(trials) * 3600) {
