@@ -2,7 +2,8 @@
 #pragma once
 
 #include "../../mask/causal.hpp"
-#include "column_sums.hpp"
+#include "../../observer/column_sums.hpp"
+#include "../policy.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace cache {
@@ -11,6 +12,23 @@ namespace cache {
 enum class aggregation { mean, largest };
 
 namespace detail {
+
+// Per query head, over the evidence's last n queries, under a mask that sees original positions:
+//
+//   sums[b, h, j] = Σ_i softmax_j(s)[i, j]        [B, Hq, n]
+template <class Evidence, class Mask>
+void column_sums(const Evidence& e, index_t queries, const Mask& visible,
+                 const tensor_view<double, 3>& sums) {
+  using Real = accumulator<typename decltype(e.q)::value_type, typename decltype(e.k)::value_type>;
+  const auto nothing = [](index_t b, index_t h, index_t l) {  // values, and outputs, of no depth
+    return tensor_view<Real, 4>(nullptr, {b, h, l, 0});
+  };
+  attention(e.q.slice(2, e.q.extent(2) - queries, queries), e.k,
+            nothing(e.batches(), e.key_heads(), e.size()), nothing(e.batches(), e.heads(), queries),
+            key_lengths{e.kept.lengths},
+            mask_at_positions<Mask, Evidence::ordered>{e.kept, e.group(), visible},
+            column_sums_to{sums});
+}
 
 // for_each(b, h, slots, row): the sums of one query head, to be changed in place (pooling) or left
 // alone, before they are aggregated into scores [B, Hkv, n].
