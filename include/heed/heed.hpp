@@ -34,6 +34,7 @@
 #include "core/error.hpp"
 #include "core/executor.hpp"
 #include "core/gathered.hpp"
+#include "core/gathered_quantized.hpp"
 #include "core/quantize.hpp"
 #include "core/quantized.hpp"
 #include "core/softmax_state.hpp"

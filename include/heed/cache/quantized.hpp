@@ -4,7 +4,8 @@
 //   x̂ = scale·code, |x̂ − x| ≤ scale / 2;  int8_t: scale = max |x| / 127, int4_pair: max |x| / 7
 //
 // Of a token's D channels stay D bytes (D / 2 for int4_pair) and 4·⌈D / channels⌉ of scales. What
-// the contiguous cache promises holds here too: appending moves nothing, keep() evicts.
+// the contiguous cache promises holds here too: appending moves nothing, keep() evicts, policies
+// score the tokens and subset() selects from them, both by their codes.
 #pragma once
 
 #include "../core/quantize.hpp"

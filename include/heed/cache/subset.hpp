@@ -10,16 +10,31 @@
 HEED_NAMESPACE_BEGIN
 namespace cache {
 
-// Valid as long as the store is not changed.
+namespace detail {
+
 template <class T>
+gathered_view<const T> gathered(const tensor_view<const T, 4>& base,
+                                const tensor_view<const index_t, 3>& rows) {
+  return {base, rows};
+}
+template <class Code>
+gathered_quantized_view<Code> gathered(const quantized_view<Code, 4>& base,
+                                       const tensor_view<const index_t, 3>& rows) {
+  return {base, rows};
+}
+
+}  // namespace detail
+
+// Valid as long as the store is not changed. View: of all rows, a tensor_view or quantized_view.
+template <class View>
 class subset_of_store {
  public:
   // Its spans point into its own positions: it moves, it is not copied.
   subset_of_store(subset_of_store&&) = default;
   subset_of_store& operator=(subset_of_store&&) = default;
 
-  gathered_view<const T> keys() const { return {keys_, rows()}; }
-  gathered_view<const T> values() const { return {values_, rows()}; }
+  auto keys() const { return detail::gathered(keys_, rows()); }
+  auto values() const { return detail::gathered(values_, rows()); }
   kept_view<true> kept() const {
     kept_view<true> view;
     view.lists = spans_.data();
@@ -36,26 +51,32 @@ class subset_of_store {
   subset_of_store() = default;
   template <store Store>
   friend auto subset(const Store&, const kept_tokens&);
-  tensor_view<const T, 4> keys_, values_;
+  View keys_, values_;
   index_t key_heads_ = 0, longest_ = 0;
   std::vector<index_t> numbers_, lengths_, seen_;
   std::vector<token_position> positions_;
   std::vector<std::span<const token_position>> spans_;
 };
 
-// Of stores whose rows are tensors or gathered (contiguous, paged); raises where the tokens are not
-// the store's.
+// Of stores whose rows are in the order of their tokens (all but the ring); raises where the tokens
+// are not the store's.
 template <store Store>
 auto subset(const Store& store, const kept_tokens& tokens) {
   const auto keys = store.keys();
   const auto values = store.values();
-  using keys_view = std::remove_const_t<decltype(keys)>;
-  static_assert(!is_quantized<keys_view>, "heed: a subset of quantised rows cannot be read");
-  using T = typename keys_view::value_type;
+  // Rows by lists already, as those of pages.
+  constexpr bool listed = requires { keys.list(index_t{0}, index_t{0}); };
+  const auto all_rows = [](const auto& x) {
+    if constexpr (listed) {
+      return x.base();
+    } else {
+      return x;
+    }
+  };
   const auto kept = store.kept();
   static_assert(decltype(kept)::ordered, "heed: a subset needs rows in the order of their tokens");
   tokens.check(kept);
-  subset_of_store<T> result;
+  subset_of_store<decltype(all_rows(keys))> result;
   const index_t batches = tokens.batches();
   result.key_heads_ = tokens.key_heads();
   result.longest_ = tokens.longest();
@@ -71,7 +92,7 @@ auto subset(const Store& store, const kept_tokens& tokens) {
       const auto& list = tokens.at(b, h);
       const auto original = kept.at(b, h);
       const index_t* base = nullptr;
-      if constexpr (is_gathered<keys_view>) base = keys.list(b, h);
+      if constexpr (listed) base = keys.list(b, h);
       for (std::size_t i = 0; i < list.size(); ++i) {
         numbers[i] = base != nullptr ? base[list[i]] : list[i];
         positions[i] = original[static_cast<std::size_t>(list[i])];
@@ -83,13 +104,8 @@ auto subset(const Store& store, const kept_tokens& tokens) {
     }
     result.lengths_.push_back(most);
   }
-  if constexpr (is_gathered<keys_view>) {
-    result.keys_ = keys.base();
-    result.values_ = values.base();
-  } else {
-    result.keys_ = keys;
-    result.values_ = values;
-  }
+  result.keys_ = all_rows(keys);
+  result.values_ = all_rows(values);
   return result;
 }
 

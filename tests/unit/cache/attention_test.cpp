@@ -156,23 +156,6 @@ TYPED_TEST(cache_attention, of_pages_and_of_retrieved_tokens) {
       expect_attention(retrieved.read().slice(0, at, 1), q.view().slice(0, at, 1), keys, values,
                        only(part), how);
     }
-    // Of a contiguous store the same.
-    if constexpr (heed::backend::available<heed::backend::vec> &&
-                  std::is_same_v<TypeParam, heed::backend::vec>) {
-      cache::contiguous<float> plain(1, key_heads, 400, depth, value_depth);
-      plain.append(tokens(k, 0, 0, 400), tokens(v, 0, 0, 400));
-      const auto slots = heed_test::random_choice(plain.kept(), random, 25);
-      tensor<float> alone(1, heads, queries, value_depth);
-      heed::attention<TypeParam>(q.view().slice(0, 0, 1), cache::subset(plain, slots), alone.view(),
-                                 heed::causal{}, alibi);
-      positions list;
-      for (index_t h = 0; h < key_heads; ++h) list.push_back(slots.at(0, h));
-      reference::options how;
-      how.visible = [](const heed::position& p) { return p.k <= p.aligned_q(); };
-      how.scores = {with_alibi};
-      expect_attention(alone.read(), q.view().slice(0, 0, 1), tokens(k, 0, 0, 400),
-                       tokens(v, 0, 0, 400), list, how);
-    }
   }
 }
 

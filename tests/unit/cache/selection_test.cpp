@@ -43,13 +43,14 @@ TEST(cache_selection, nan_is_the_lowest_score) {
 
 // A subset's spans point into itself.
 TEST(cache_selection, a_subset_moves_and_is_not_copied) {
-  static_assert(!std::is_copy_constructible_v<cache::subset_of_store<float>>);
-  static_assert(!std::is_copy_assignable_v<cache::subset_of_store<float>>);
-  static_assert(std::is_move_constructible_v<cache::subset_of_store<float>>);
   cache::contiguous<float> store(1, 1, 8, 4);
   const auto k = tensor<float>(1, 1, 5, 4).fill(1);
   store.append(k.read(), k.read());
   auto first = cache::subset(store, cache::all_but(store, 1, 3));
+  using subset = decltype(first);
+  static_assert(!std::is_copy_constructible_v<subset>);
+  static_assert(!std::is_copy_assignable_v<subset>);
+  static_assert(std::is_move_constructible_v<subset>);
   const auto second = std::move(first);
   const auto tokens = second.kept().at(0, 0);
   EXPECT_EQ(std::vector<index_t>(tokens.begin(), tokens.end()), (std::vector<index_t>{0, 3, 4}));

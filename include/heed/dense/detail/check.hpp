@@ -8,6 +8,7 @@
 
 #include "../../core/error.hpp"
 #include "../../core/gathered.hpp"
+#include "../../core/gathered_quantized.hpp"
 #include "../options.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -53,6 +54,13 @@ operand erase(const char* name, const gathered_view<T>& x) {
   for (index_t& stride : result.strides) stride = result.row_bytes;
   return result;
 }
+template <class Code>
+operand erase(const char* name, const gathered_quantized_view<Code>& x) {
+  operand result = erase(name, x.base());
+  for (int axis = 0; axis < 4; ++axis) result.extents[axis] = x.extent(axis);
+  for (index_t& stride : result.strides) stride = result.row_bytes;
+  return result;
+}
 
 // An operand as the memory that it lies in.
 template <class T>
@@ -67,7 +75,7 @@ operand memory_of(const char* name, const gathered_view<T>& x) {
 // The row numbers of an operand, where it has lists of them.
 template <class X>
 void check_lists(const char* name, const X& x, const engine::batch_layout& rows) {
-  if constexpr (is_gathered<X>) {
+  if constexpr (requires { x.list(index_t{0}, index_t{0}); }) {
     x.check(name, rows.padding == nullptr ? rows.lengths : nullptr,
             !std::is_const_v<typename X::element_type>);
   }
@@ -87,6 +95,10 @@ void for_each_array(const char* name, const quantized_view<Code, 4>& x, const Us
   use(erase(name, x));
   use(erase("scales", x.scales()));
   if (x.has_zeros()) use(erase("zeros", x.zeros()));
+}
+template <class Code, class Use>
+void for_each_array(const char* name, const gathered_quantized_view<Code>& x, const Use& use) {
+  for_each_array(name, x.base(), use);
 }
 
 HEED_NOINLINE inline void require_equal(const char* name, const char* what, index_t value,
