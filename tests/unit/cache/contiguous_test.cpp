@@ -92,6 +92,21 @@ TEST(contiguous_cache, appends) {
   expect_equal(early, k.view().slice(2, 0, 7));
 }
 
+// Large stores begin with a huge page; what that costs is not held against them.
+TEST(contiguous_cache, aligns_what_is_large) {
+  constexpr index_t tokens = 9000, huge_page = index_t{1} << 21;
+  const tensor<float> k({1, 1, tokens, 64}, 1), v({1, 1, tokens, 3}, 2);
+  contiguous<float> cache(1, 1, tokens, 64, 3);
+  cache.append(k.view(), v.view());
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(cache.keys().data()) % huge_page, 0u);
+  const contiguous<float> moved = std::move(cache);
+  expect_equal(moved.keys(), k.view());
+  expect_equal(moved.values(), v.view());
+  const index_t positions = tokens * 4, rows = tokens * (64 + 3) * 4;
+  EXPECT_GE(moved.bytes(), rows + positions);
+  EXPECT_LT(moved.bytes(), rows + 2 * positions + 1000);
+}
+
 TEST(contiguous_cache, fills_up_to_the_last_token) {
   const tensor<float> k({1, 1, 4, 2}, 1);
   contiguous<float> cache(1, 1, 4, 2);
