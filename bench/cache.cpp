@@ -1,9 +1,13 @@
 // Caches: attention over stores beside attention over plain tensors, what policies cost, what
-// retrieval saves. 32 query heads, depth 128; calls of both kinds in turn, best of all.
+// retrieval saves. 32 query heads, depth 128; calls of both kinds in turn, best of all. Stores and
+// tensors lie in memory of the same kind: huge pages where the system gives them.
 //
 //   cache/decode/<store>/<type>/D:128/keys:<keys>/gqa:<group>/<backend>
-//     gbs        bytes of keys and values over the time
-//     ratio      speed over that of the plain tensors in the same run (paged: at least 0.9)
+//     bytes_held   of the store: rows, scales and positions; of a pool, the pages of the sequence
+//     gbs          these over the time
+//     of_ceiling   gbs over the rate of reading from the level of memory that holds them (the
+//     label) ratio        speed over that of the plain tensors in the same run (paged: at least
+//     0.9)
 //   cache/policy/<policy>/D:128/keys:<keys>
 //     ns_per_token   scoring, choosing and evicting half of the tokens, per token and KV head
 //     decode_steps   the same in steps of one decoding attention over all tokens
@@ -64,6 +68,9 @@ void add_decode(const std::string& store_name, const dense_shape& shape, const M
   benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
     const auto tensors = make_operands<T>(shape);
     const auto held = make(tensors);
+    const auto bytes = static_cast<double>(held->bytes());
+    const memory_level level = level_of(bytes);
+    const double ceiling = read_gbs(level);
     const auto [ours, theirs] = in_turn(
         state,
         [&] {
@@ -74,8 +81,11 @@ void add_decode(const std::string& store_name, const dense_shape& shape, const M
           keep(*tensors.out);
         },
         [&] { attend<Backend, mask_kind::full>(tensors); });
-    state.counters["gbs"] = key_value_bytes<T>(shape) / ours * 1e-9;
+    state.counters["bytes_held"] = bytes;
+    state.counters["gbs"] = bytes / ours * 1e-9;
+    state.counters["of_ceiling"] = bytes / ours * 1e-9 / ceiling;
     state.counters["ratio"] = theirs / ours;
+    state.SetLabel(name_of(level));
   });
 }
 
@@ -83,6 +93,7 @@ void add_decode(const std::string& store_name, const dense_shape& shape, const M
 template <class Store>
 struct whole {
   Store store;
+  index_t bytes() const { return store.bytes(); }
   template <class Use>
   void attend(const Use& use) const {
     use(store);
@@ -92,7 +103,7 @@ struct whole {
 template <class T>
 struct in_pages {
   cache::paged<T> pool;
-  heed::index_t id;
+  index_t id;
 
   in_pages(const operands<T>& tensors, index_t page)
       : pool(tensors.shape.kv_heads, 2 * (tensors.shape.keys / page), page, tensors.shape.depth),
@@ -105,6 +116,7 @@ struct in_pages {
       pool.append(other, k, v);
     }
   }
+  index_t bytes() const { return pool.bytes_in_use() / 2; }
   template <class Use>
   void attend(const Use& use) const {
     use(pool.batch({id}));
