@@ -1,5 +1,4 @@
-// What tests of caches share: random tokens, plain lists of tokens to compare stores with,
-// messages.
+// What tests of caches share: random tokens, plain lists of tokens to compare stores with.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,19 +9,10 @@
 #include <vector>
 
 #include "heed/cache/kept.hpp"
+#include "support/message_of.hpp"
 #include "support/tensor.hpp"
 
 namespace heed_test {
-
-template <class Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
-}
 
 // A random choice of slots, of its own for every head.
 template <bool Ordered>

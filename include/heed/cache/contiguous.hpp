@@ -40,8 +40,7 @@ class contiguous {
     const auto new_values = view_of(v).template lifted<4>();
     const index_t count = shape_.check_append(new_keys.extents(), new_values.extents(), size());
     if (count == 0) return;
-    rows_.allocate(shape_.batches * shape_.key_heads * shape_.capacity, shape_.depth,
-                   shape_.value_depth);
+    rows_.allocate(shape_.rows(), shape_.depth, shape_.value_depth);
     for (index_t b = 0; b < shape_.batches; ++b) {
       for (index_t h = 0; h < shape_.key_heads; ++h) {
         const index_t slot = ledger_.count(b, h);
@@ -87,18 +86,13 @@ class contiguous {
 
  private:
   T* key(index_t b, index_t h, index_t slot) {
-    return row(rows_.template get<0>(), b, h, slot, shape_.depth);
+    return rows_.template get<0>() + shape_.row(b, h, slot) * shape_.depth;
   }
   T* value(index_t b, index_t h, index_t slot) {
-    return row(rows_.template get<1>(), b, h, slot, shape_.value_depth);
-  }
-  T* row(T* data, index_t b, index_t h, index_t slot, index_t depth) const {
-    return data + ((b * shape_.key_heads + h) * shape_.capacity + slot) * depth;
+    return rows_.template get<1>() + shape_.row(b, h, slot) * shape_.value_depth;
   }
   tensor_view<const T, 4> view(const T* data, index_t depth) const {
-    const index_t head = shape_.capacity * depth;
-    return tensor_view<const T, 4>(data, {shape_.batches, shape_.key_heads, size(), depth},
-                                   {shape_.key_heads * head, head, depth, 1});
+    return shape_.view(data, size(), depth);
   }
 
   detail::store_shape shape_;

@@ -44,12 +44,11 @@ class quantized {
     if (count == 0) return;
     check_finite("k", new_keys);
     check_finite("v", new_values);
-    rows_.allocate(shape_.batches * shape_.key_heads * shape_.capacity, code_width(shape_.depth),
-                   scale_width(shape_.depth), code_width(shape_.value_depth),
-                   scale_width(shape_.value_depth));
+    rows_.allocate(shape_.rows(), code_width(shape_.depth), scale_width(shape_.depth),
+                   code_width(shape_.value_depth), scale_width(shape_.value_depth));
     for (index_t b = 0; b < shape_.batches; ++b) {
       for (index_t h = 0; h < shape_.key_heads; ++h) {
-        const index_t row = row_of(b, h, ledger_.count(b, h));
+        const index_t row = shape_.row(b, h, ledger_.count(b, h));
         write(new_keys.slice(0, b, 1).slice(1, h, 1), rows_.template get<0>(),
               rows_.template get<1>(), row, shape_.depth);
         write(new_values.slice(0, b, 1).slice(1, h, 1), rows_.template get<2>(),
@@ -74,7 +73,7 @@ class quantized {
   // Evicts all tokens that are not listed.
   void keep(const kept_tokens& tokens) {
     ledger_.keep(tokens, [this](index_t b, index_t h, index_t from, index_t to) {
-      from = row_of(b, h, from), to = row_of(b, h, to);
+      from = shape_.row(b, h, from), to = shape_.row(b, h, to);
       move(rows_.template get<0>(), code_width(shape_.depth), from, to);
       move(rows_.template get<1>(), scale_width(shape_.depth), from, to);
       move(rows_.template get<2>(), code_width(shape_.value_depth), from, to);
@@ -117,24 +116,16 @@ class quantized {
   }
   template <class T>
   static void move(T* rows, index_t width, index_t from, index_t to) {
-    for (index_t i = 0; i < width; ++i) rows[to * width + i] = rows[from * width + i];
+    detail::copy_row(rows + from * width, rows + to * width, width);
   }
 
   static index_t code_width(index_t depth) { return depth / codes_per_element<Code>; }
   index_t scale_width(index_t depth) const {
     return depth == 0 ? 0 : (depth - 1) / groups_.channels + 1;
   }
-  index_t row_of(index_t b, index_t h, index_t slot) const {
-    return (b * shape_.key_heads + h) * shape_.capacity + slot;
-  }
-  template <class T>
-  tensor_view<const T, 4> rows(const T* data, index_t width) const {
-    const index_t head = shape_.capacity * width;
-    return tensor_view<const T, 4>(data, {shape_.batches, shape_.key_heads, size(), width},
-                                   {shape_.key_heads * head, head, width, 1});
-  }
   quantized_view<Code, 4> view(const Code* codes, const float* scales, index_t depth) const {
-    return {rows(codes, code_width(depth)), rows(scales, scale_width(depth)), groups_};
+    return {shape_.view(codes, size(), code_width(depth)),
+            shape_.view(scales, size(), scale_width(depth)), groups_};
   }
 
   detail::store_shape shape_;

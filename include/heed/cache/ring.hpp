@@ -59,15 +59,14 @@ class ring {
             << count << " tokens at once to a ring that takes " << longest_append_);
     }
     if (count == 0) return;
-    rows_.allocate(shape_.batches * shape_.key_heads * shape_.capacity, shape_.depth,
-                   shape_.value_depth);
+    rows_.allocate(shape_.rows(), shape_.depth, shape_.value_depth);
     for (index_t i = 0; i < count; ++i) {
       const index_t token = ledger_.seen();
       const index_t slot =
           token < sinks_ ? token : sinks_ + (token - sinks_) % (shape_.capacity - sinks_);
       for (index_t b = 0; b < shape_.batches; ++b) {
         for (index_t h = 0; h < shape_.key_heads; ++h) {
-          const index_t at = (b * shape_.key_heads + h) * shape_.capacity + slot;
+          const index_t at = shape_.row(b, h, slot);
           detail::copy_row(new_keys.row(b, h, i), rows_.template get<0>() + at * shape_.depth,
                            shape_.depth);
           detail::copy_row(new_values.row(b, h, i),
@@ -113,9 +112,7 @@ class ring {
         .checked(sizeof(T));
   }
   tensor_view<const T, 4> view(const T* data, index_t depth) const {
-    const index_t head = shape_.capacity * depth;
-    return tensor_view<const T, 4>(data, {shape_.batches, shape_.key_heads, size(), depth},
-                                   {shape_.key_heads * head, head, depth, 1});
+    return shape_.view(data, size(), depth);
   }
 
   index_t sinks_, window_, longest_append_;

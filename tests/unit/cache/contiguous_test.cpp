@@ -15,11 +15,14 @@
 #include <utility>
 #include <vector>
 
+#include "support/message_of.hpp"
+
 namespace {
 
 using heed::index_t;
 using heed::tensor_view;
 using heed::cache::contiguous;
+using heed_test::message_of;
 
 static_assert(std::is_nothrow_move_constructible_v<contiguous<float>>);
 static_assert(!std::is_copy_constructible_v<contiguous<float>>);
@@ -52,16 +55,6 @@ void expect_equal(tensor_view<A, 4> actual, tensor_view<B, 4> expected) {
       }
     }
   }
-}
-
-template <class Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
 }
 
 TEST(contiguous_cache, begins_empty_and_without_memory) {

@@ -9,12 +9,14 @@
 #include "heed/mask/causal.hpp"
 #include "heed/reference/dense.hpp"
 #include "support/backends.hpp"
+#include "support/message_of.hpp"
 #include "support/tensor.hpp"
 
 namespace {
 
 using heed::index_t;
 using heed::tensor_view;
+using heed_test::message_of;
 using heed_test::tensor;
 
 constexpr index_t batches = 2, key_heads = 4, length = 170, depth = 24;
@@ -111,14 +113,6 @@ TEST(gathered_quantized_errors, name_the_row) {
   tensor<float> out(2, key_heads, 1, depth);
   out.fill(2);
   const auto before = out.read()(0, 0, 0, 0);
-  const auto message_of = [](const auto& body) -> std::string {
-    try {
-      body();
-    } catch (const heed::invalid_argument& error) {
-      return error.what();
-    }
-    return "nothing was refused";
-  };
   const auto attend = [&] {
     heed::attention(q.view(), heed::gathered_quantized_view(k.view(), rows),
                     heed::gathered_quantized_view(k.view(), rows), out.view());

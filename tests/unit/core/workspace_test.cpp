@@ -11,11 +11,14 @@
 #include <type_traits>
 #include <utility>
 
+#include "support/message_of.hpp"
+
 namespace {
 
 using heed::index_t;
 using heed::workspace;
 using heed::detail::bump;
+using heed_test::message_of;
 
 static_assert(!std::is_copy_constructible_v<workspace> && !std::is_copy_assignable_v<workspace>);
 static_assert(std::is_nothrow_move_constructible_v<workspace>);
@@ -23,16 +26,6 @@ static_assert(std::is_nothrow_move_assignable_v<workspace>);
 
 bool aligned(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer) % workspace::alignment == 0;
-}
-
-template <class Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
 }
 
 TEST(workspace, is_empty_at_first) {

@@ -10,11 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "support/message_of.hpp"
+
 namespace {
 
 using heed::index_t;
 using heed::tensor_view;
 using heed::view_of;
+using heed_test::message_of;
 template <class T>
 using matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
@@ -161,16 +164,6 @@ TEST(view_of_eigen, empty_matrices) {
   EXPECT_TRUE(view_of(none).empty());
   EXPECT_EQ(view_of(none).extent(1), 8);
   EXPECT_TRUE(view_of(thin).empty());
-}
-
-template <class Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
 }
 
 TEST(view_of_eigen, strides_of_run_time_are_checked) {

@@ -9,10 +9,13 @@
 #include <type_traits>
 #include <vector>
 
+#include "support/message_of.hpp"
+
 namespace {
 
 using heed::index_t;
 using heed::view_of;
+using heed_test::message_of;
 
 template <std::size_t Rank>
 struct extents_of {
@@ -73,16 +76,6 @@ TEST(view_of_mdspan, output) {
   std::vector<float> memory(4);
   heed::output_view_of(span_of<float, 2>(memory.data(), {2, 2}, {2, 1}))(1, 0) = 3;
   EXPECT_EQ(memory[2], 3);
-}
-
-template <class Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
 }
 
 TEST(view_of_mdspan, layouts_that_are_refused) {

@@ -26,6 +26,14 @@ struct everything {
   visibility tile(const tile_extent&) const { return visibility::all; }
 };
 
+// Masks and scores compare their arrays with whole sequences.
+template <class Modifier, bool Ordered>
+void check_at_positions(const Modifier& modifier, const kept_view<Ordered>& kept,
+                        call_shape shape) {
+  for (const index_t seen : kept.seen) shape.keys = std::max(shape.keys, seen);
+  check_modifier(modifier, shape);
+}
+
 // group: query heads per KV head.
 template <class Mask, bool Ordered>
 struct mask_at_positions {
@@ -81,11 +89,7 @@ struct mask_at_positions {
     }
   }
 
-  void check(const call_shape& shape) const {
-    call_shape original = shape;
-    for (const index_t seen : kept.seen) original.keys = std::max(original.keys, seen);
-    check_modifier(mask, original);
-  }
+  void check(const call_shape& shape) const { check_at_positions(mask, kept, shape); }
 
  private:
   // The first slot whose token is at `position` or behind it.
@@ -150,11 +154,7 @@ struct score_at_positions {
     return s;
   }
 
-  void check(const call_shape& shape) const {
-    call_shape original = shape;
-    for (const index_t seen : kept.seen) original.keys = std::max(original.keys, seen);
-    check_modifier(score, original);
-  }
+  void check(const call_shape& shape) const { check_at_positions(score, kept, shape); }
 
  private:
   index_t seen(index_t batch) const { return kept.seen[static_cast<std::size_t>(batch)]; }

@@ -54,6 +54,19 @@ struct store_shape {
     return k[2];
   }
 
+  // Rows lie by batch entry, KV head and slot, with room for the capacity.
+  index_t rows() const { return batches * key_heads * capacity; }
+  index_t row(index_t batch, index_t key_head, index_t slot) const {
+    return (batch * key_heads + key_head) * capacity + slot;
+  }
+  // The first `size` slots of rows of `width` elements.
+  template <class T>
+  tensor_view<const T, 4> view(const T* data, index_t size, index_t width) const {
+    const index_t head = capacity * width;
+    return tensor_view<const T, 4>(data, {batches, key_heads, size, width},
+                                   {key_heads * head, head, width, 1});
+  }
+
  private:
   void check_operand(const char* name, const std::array<index_t, 4>& extents, index_t row) const {
     check_extent(name, "batch count", extents[0], batches);
@@ -70,12 +83,11 @@ struct store_shape {
 // to[d] = from[d], rounded; bits are kept where the types are the same.
 template <class From, class T>
 void copy_row(const From* from, T* to, index_t depth) {
-  using real = accumulator<From, T>;
   for (index_t d = 0; d < depth; ++d) {
     if constexpr (std::is_same_v<From, T>) {
       to[d] = from[d];
     } else {
-      to[d] = narrow<T>(widen<real>(from[d]));
+      to[d] = narrow<T>(widen<accumulator<From, T>>(from[d]));
     }
   }
 }
