@@ -3,11 +3,12 @@
 // tensors lie in memory of the same kind: huge pages where the system gives them.
 //
 //   cache/decode/<store>/<type>/D:128/keys:<keys>/gqa:<group>/<backend>
+//     paged_<n> is a pool whose two sequences grew in turn, fragmented_<n> one in which only every
+//     other page was free
 //     bytes_held   of the store: rows, scales and positions; of a pool, the pages of the sequence
 //     gbs          these over the time
-//     of_ceiling   gbs over the rate of reading from the level of memory that holds them (the
-//     label) ratio        speed over that of the plain tensors in the same run (paged: at least
-//     0.9)
+//     of_ceiling   gbs over those of reading as many bytes
+//     ratio        speed over that of the plain tensors in the same run (paged: at least 0.9)
 //   cache/policy/<policy>/D:128/keys:<keys>
 //     ns_per_token   scoring, choosing and evicting half of the tokens, per token and KV head
 //     decode_steps   the same in steps of one decoding attention over all tokens
@@ -69,8 +70,7 @@ void add_decode(const std::string& store_name, const dense_shape& shape, const M
     const auto tensors = make_operands<T>(shape);
     const auto held = make(tensors);
     const auto bytes = static_cast<double>(held->bytes());
-    const memory_level level = level_of(bytes);
-    const double ceiling = read_gbs(level);
+    const double ceiling = remeasure(read_ceiling(bytes));
     const auto [ours, theirs] = in_turn(
         state,
         [&] {
@@ -85,7 +85,6 @@ void add_decode(const std::string& store_name, const dense_shape& shape, const M
     state.counters["gbs"] = bytes / ours * 1e-9;
     state.counters["of_ceiling"] = bytes / ours * 1e-9 / ceiling;
     state.counters["ratio"] = theirs / ours;
-    state.SetLabel(name_of(level));
   });
 }
 
@@ -99,21 +98,31 @@ struct whole {
     use(store);
   }
 };
-// A sequence of a pool whose pages alternate with those of another one.
+// A sequence of a pool with as many pages for others, which are taken in turn with its own, or, in
+// a fragmented pool, were taken before.
 template <class T>
 struct in_pages {
   cache::paged<T> pool;
   index_t id;
 
-  in_pages(const operands<T>& tensors, index_t page)
+  in_pages(const operands<T>& tensors, index_t page, bool fragmented)
       : pool(tensors.shape.kv_heads, 2 * (tensors.shape.keys / page), page, tensors.shape.depth),
-        id(pool.add()) {
+        id(0) {
+    const auto keys = tensors.key_view(), values = tensors.value_view();
+    std::vector<index_t> others;
+    for (index_t i = 0; fragmented && i < pool.pages(); ++i) {
+      others.push_back(pool.add());
+      pool.append(others.back(), keys.slice(1, 0, page), values.slice(1, 0, page));
+    }
+    for (const index_t other : others) {
+      if (pool.table(other)[0] % 2 == 0) pool.free(other);
+    }
+    id = pool.add();
     const index_t other = pool.add();
     for (index_t at = 0; at < tensors.shape.keys; at += page) {
-      const auto k = tensors.key_view().slice(1, at, page);
-      const auto v = tensors.value_view().slice(1, at, page);
+      const auto k = keys.slice(1, at, page), v = values.slice(1, at, page);
       pool.append(id, k, v);
-      pool.append(other, k, v);
+      if (!fragmented) pool.append(other, k, v);
     }
   }
   index_t bytes() const { return pool.bytes_in_use() / 2; }
@@ -126,9 +135,12 @@ struct in_pages {
 template <class Backend, class T>
 void add_stores(const dense_shape& shape) {
   for (const index_t page : {16, 64}) {
-    add_decode<Backend, T>("paged_" + std::to_string(page), shape, [=](const operands<T>& tensors) {
-      return std::make_shared<in_pages<T>>(tensors, page);
-    });
+    for (const bool fragmented : {false, true}) {
+      add_decode<Backend, T>((fragmented ? "fragmented_" : "paged_") + std::to_string(page), shape,
+                             [=](const operands<T>& tensors) {
+                               return std::make_shared<in_pages<T>>(tensors, page, fragmented);
+                             });
+    }
   }
   add_decode<Backend, T>("contiguous", shape, [=](const operands<T>& tensors) {
     using store = cache::contiguous<T>;

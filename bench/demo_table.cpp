@@ -89,7 +89,7 @@ entry decode_entry(index_t group, index_t keys, index_t depth) {
           "GB/s",
           bytes * 1e-9,
           "reading " + std::to_string(static_cast<index_t>(bytes / 1048576)) + " MiB",
-          [shape] { return read_ceiling<T>(shape); },
+          [bytes] { return read_ceiling(bytes); },
           [shape] { return make_contenders<T, mask_kind::full, false>(shape); }};
 }
 

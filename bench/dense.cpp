@@ -169,7 +169,7 @@ void add_decode(const dense_shape& shape, const std::string& backend, kernel<T> 
     const operands<T>& tensors = operands_for<T>(shape);
     const double bytes = key_value_bytes<T>(shape);
     const measured result = measure(
-        state, [&] { run(tensors); }, read_ceiling<T>(shape));
+        state, [&] { run(tensors); }, read_ceiling(bytes));
     const double gbs = bytes / result.seconds * 1e-9;
     state.counters["gflops"] = useful_flops(shape, mask_kind::full) / result.seconds * 1e-9;
     state.counters["gbs"] = gbs;

@@ -244,11 +244,10 @@ double cpu_seconds_of(const Body& body) {
 
 /// Reading as many bytes as K and V have, from whichever memory holds that many: sizes of caches
 /// say little where virtual machines share them.
-template <class T>
-burst read_ceiling(const dense_shape& shape) {
+inline burst read_ceiling(double key_value_bytes) {
   constexpr std::size_t multiple = 4096;
-  return read_burst((static_cast<std::size_t>(key_value_bytes<T>(shape)) + multiple - 1) /
-                    multiple * multiple);
+  return read_burst((static_cast<std::size_t>(key_value_bytes) + multiple - 1) / multiple *
+                    multiple);
 }
 
 }  // namespace heed_bench
