@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstddef>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -30,7 +29,7 @@ class thread_pool {
     }
     const auto others = static_cast<std::size_t>(workers - 1);
     threads_.reserve(others);
-    seats_ = std::make_unique<seat[]>(others);
+    seats_ = std::vector<seat>(others);
 #if defined(HEED_HAS_EXCEPTIONS)
     try {
       start();
@@ -187,7 +186,7 @@ class thread_pool {
 
   const int workers_;
   std::vector<std::thread> threads_;
-  std::unique_ptr<seat[]> seats_;
+  std::vector<seat> seats_;
   std::mutex one_run_;
 };
 

@@ -24,7 +24,6 @@
 #include <cmath>
 #include <cstdio>
 #include <initializer_list>
-#include <ranges>
 #include <span>
 
 #include "../core/element.hpp"
@@ -66,6 +65,11 @@ template <class M>
 inline constexpr bool is_part = false;
 template <class T>
 inline constexpr bool is_part<part<T>> = true;
+
+// What a contiguous range holds. std::span says so too, and <ranges> takes long to compile.
+template <class Range>
+using element_of =
+    std::remove_const_t<typename decltype(std::span(std::declval<const Range&>()))::element_type>;
 
 // The same elements: axes of one element may have any stride, the last one has none.
 inline bool same_elements(const operand& a, const operand& b) {
@@ -184,11 +188,11 @@ void merge_parts(std::span<const part<T>> parts, Out&& result, const Modifiers&.
 // a part itself, which is then overwritten (keys that arrive one set after the other: ring
 // attention), and may not overlap a part otherwise. Results are bit-identical on any executor.
 // Raises invalid_argument before anything is written where shapes differ.
-template <std::ranges::contiguous_range Parts, viewable Out, class... Modifiers>
-requires detail::is_part<std::ranges::range_value_t<Parts>>
+template <class Parts, viewable Out, class... Modifiers>
+requires detail::is_part<detail::element_of<Parts>>
 void merge(const Parts& parts, Out&& out, const Modifiers&... modifiers) {
-  detail::merge_parts(std::span<const std::ranges::range_value_t<Parts>>(parts),
-                      std::forward<Out>(out), modifiers...);
+  detail::merge_parts(std::span<const detail::element_of<Parts>>(parts), std::forward<Out>(out),
+                      modifiers...);
 }
 template <class T, viewable Out, class... Modifiers>
 void merge(std::initializer_list<part<T>> parts, Out&& out, const Modifiers&... modifiers) {

@@ -12,11 +12,12 @@
 // Choromanski et al., "Rethinking Attention with Performers", 2021.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
-#include <random>
 #include <vector>
 
 #include "../backend/products.hpp"
+#include "../core/random.hpp"
 #include "attention.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -29,18 +30,13 @@ class random_features {
   // m features for rows of `depth`, orthogonal in blocks; the same for the same seed everywhere.
   random_features(index_t depth, index_t count, std::uint64_t seed)
       : random_features(depth, count) {
-    std::mt19937_64 generator(seed);
-    const auto uniform = [&] { return (static_cast<double>(generator() >> 11) + 0.5) * 0x1p-53; };
-    const auto normal = [&] {  // Box and Muller; std::normal_distribution differs by library
-      const double radius = std::sqrt(-2 * std::log(uniform()));
-      return radius * std::cos(6.28318530717958647693 * uniform());
-    };
+    random_numbers numbers(seed);
     const auto n = static_cast<std::size_t>(depth);
     std::vector<std::vector<double>> block;  // orthonormal rows
     for (index_t r = 0; r < count; ++r) {
       if (r % depth == 0) block.clear();
       std::vector<double> row(n);
-      for (double& x : row) x = normal();
+      for (double& x : row) x = numbers.normal();
       for (int pass = 0; pass < 2; ++pass) {  // the second one removes what rounding left
         for (const auto& other : block) {
           double dot = 0;
@@ -51,7 +47,7 @@ class random_features {
       double square = 0, wanted = 0;
       for (const double x : row) square += x * x;
       for (std::size_t d = 0; d < n; ++d) {
-        const double x = normal();
+        const double x = numbers.normal();
         wanted += x * x;
       }
       for (double& x : row) x /= std::sqrt(square);

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <concepts>
-#include <functional>
 #include <limits>
 
 #include "../core/weight_row.hpp"
@@ -111,7 +110,8 @@ struct top_keys_to {
                                    load_pack<pack_type>(maxima + c)));
       }
     }
-    std::nth_element(maxima, maxima + most - 1, maxima + Row::run_keys, std::greater<real>());
+    std::nth_element(maxima, maxima + most - 1, maxima + Row::run_keys,
+                     [](real a, real b) { return a > b; });
     return maxima[most - 1] > 0 ? maxima[most - 1] : masked_score<real>;
   }
 

@@ -156,8 +156,8 @@ class ledger {
 
   // The spans follow the lists. Called by put()'s caller, else by what changes the lists.
   void publish() {
-    spans_.assign(lists_.begin(), lists_.end());
-    if (spans_.empty()) spans_.resize(1);
+    spans_.assign(lists_.empty() ? 1 : lists_.size(), {});
+    for (std::size_t i = 0; i < lists_.size(); ++i) spans_[i] = lists_[i];
     seen_of_.assign(static_cast<std::size_t>(batches_), seen_);
     lengths_.assign(static_cast<std::size_t>(batches_), lists_.size() <= 1 ? size_ : 0);
     if (lists_.size() > 1) {
