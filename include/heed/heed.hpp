@@ -1,8 +1,9 @@
-// Everything that needs no other library: exact attention with masks, scores, normalisers,
-// observers and gradients; linear, low-rank, neighborhood, sparse, routed and additive attention;
-// positions, caches with their policies, analysis, executors. OpenMP and TBB executors
-// (core/openmp_executor.hpp, core/tbb_executor.hpp), attention over processes (distributed/, which
-// needs MPI), DLPack (interop/dlpack.hpp) and the oracles (reference/) are included by name.
+// Everything that needs no other library and no threads: exact attention with masks, scores,
+// normalisers, observers and gradients; linear, low-rank, neighborhood, sparse, routed and additive
+// attention; positions, caches with their policies, analysis. Executors with threads
+// (core/thread_pool.hpp, core/openmp_executor.hpp, core/tbb_executor.hpp; <thread> alone would be a
+// fifth of what this header takes to compile), attention over processes (distributed/, which needs
+// MPI), DLPack (interop/dlpack.hpp) and the oracles (reference/) are included by name.
 #pragma once
 
 #include "additive/attention.hpp"
@@ -39,7 +40,6 @@
 #include "core/quantized.hpp"
 #include "core/softmax_state.hpp"
 #include "core/tensor_view.hpp"
-#include "core/thread_pool.hpp"
 #include "core/view_of.hpp"
 #include "core/workspace.hpp"
 #include "dense/attention.hpp"
