@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <fstream>
 #include <vector>
 
 #include "heed/engine/hooks.hpp"
@@ -21,7 +20,7 @@ using heed::neighborhood::mask;
 using heed::neighborhood::pattern;
 
 template <int N>
-pattern<N> pattern_of(const nlohmann::json& c) {
+pattern<N> pattern_of(const heed_test::json_value& c) {
   pattern<N> which;
   for (std::size_t a = 0; a < static_cast<std::size_t>(N); ++a) {
     which.grid[a] = c.at("shape")[a].get<index_t>();
@@ -45,7 +44,7 @@ std::vector<heed::reference::neighborhood_axis> axes_of(const pattern<N>& which)
 
 // Bits of a case as upstream packs them: the first key is the highest bit of the first byte.
 template <int N>
-void check_case(const nlohmann::json& c, const heed_test::npy_array& file) {
+void check_case(const heed_test::json_value& c, const heed_test::npy_array& file) {
   const pattern<N> which = pattern_of<N>(c);
   const mask<N> ours(which);
   const auto axes = axes_of(which);
@@ -80,9 +79,10 @@ void check_case(const nlohmann::json& c, const heed_test::npy_array& file) {
 
 TEST(neighborhood_mask, equals_those_of_natten_bit_by_bit) {
   const std::filesystem::path folder = std::filesystem::path(HEED_TEST_VECTORS) / "natten_masks";
-  const auto index = nlohmann::json::parse(std::ifstream(folder / "index.json"));
+  const auto cases = heed_test::read_json(folder / "index.json").at("cases");
   int done = 0;
-  for (const nlohmann::json& c : index.at("cases")) {
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const auto c = cases[i];
     const std::string file = c.at("file").get<std::string>();
     SCOPED_TRACE(file);
     const heed_test::npy_array bits = heed_test::read_npy(folder / file);

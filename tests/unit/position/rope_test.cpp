@@ -563,7 +563,7 @@ TEST(rope, agrees_with_onnx) {
     ++cases;
     const heed_test::vector_case test(folder);
     SCOPED_TRACE(test.name);
-    const nlohmann::json& attributes = test.meta.at("node").at("attributes");
+    const auto attributes = test.meta.at("node").at("attributes");
     const auto input = test.input("input"), output = test.output("output");
     const auto values = input.as<float>(), want = output.as<float>();
 

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <span>
@@ -476,7 +477,7 @@ std::string case_error_of(const std::filesystem::path& folder) {
 TEST(vector_case, opens_a_case_of_the_onnx_node_tests) {
   const vector_case test(vectors / "onnx" / "test_attention_4d_diff_heads_mask4d_padded_kv");
   EXPECT_EQ(test.name, "test_attention_4d_diff_heads_mask4d_padded_kv");
-  EXPECT_EQ(test.meta.at("node").at("op_type"), "Attention");
+  EXPECT_EQ(test.meta.at("node").at("op_type").get<std::string>(), "Attention");
   EXPECT_TRUE(test.has_input("nonpad_kv_seqlen"));
   EXPECT_FALSE(test.has_input("past_key"));
   EXPECT_FALSE(test.has_input("Y"));
@@ -490,7 +491,7 @@ TEST(vector_case, opens_a_case_of_the_onnx_node_tests) {
 TEST(vector_case, opens_a_case_of_the_other_form) {
   const vector_case test(vectors / "dense" / "attn_sink_gptoss");
   EXPECT_EQ(test.name, "attn_sink_gptoss");
-  EXPECT_EQ(test.meta.at("attrs").at("window_size"), 16);
+  EXPECT_EQ(test.meta.at("attrs").at("window_size").get<int>(), 16);
   EXPECT_EQ(test.input("sink_bias").shape, std::vector<std::int64_t>{4});
   EXPECT_EQ(test.output("max_logits").dtype, "<f8");
 }
@@ -528,8 +529,9 @@ TEST(vector_case, refuses_a_bad_meta_file) {
 }
 
 TEST(vector_case, reads_the_non_finite_numbers_that_python_writes) {
-  const auto meta = heed_test::vector_case_detail::parse_python_json(
+  const auto document = heed_test::parse_python_json(
       R"({"values": [-Infinity, Infinity, NaN, -1.5], "text": "-Infinity \" NaN", "NaN": 1})");
+  const nlohmann::json& meta = document.json();
   const auto bits = [&](std::size_t i) {
     return std::bit_cast<std::uint64_t>(meta.at("values").at(i).get<double>());
   };
@@ -542,7 +544,7 @@ TEST(vector_case, reads_the_non_finite_numbers_that_python_writes) {
 
   const vector_case test(vectors / "onnx" / "test_flexattention_causal_mask");
   const auto& initializers =
-      test.meta.at("node").at("attributes").at("score_mod").at("initializers");
+      test.meta.json().at("node").at("attributes").at("score_mod").at("initializers");
   EXPECT_EQ(initializers.back().at("name"), "neg_inf");
   EXPECT_TRUE(initializers.back().at("values").at(0).is_number_float());
 }
@@ -577,7 +579,7 @@ TEST(vector_case, every_array_has_the_dtype_and_shape_that_meta_says) {
 
       std::set<std::string> listed{"meta.json"};
       for (const std::string list : {"inputs", "outputs"}) {
-        for (const nlohmann::json& entry : test.meta.at(list)) {
+        for (const nlohmann::json& entry : test.meta.json().at(list)) {
           const auto name = entry.at("name").get<std::string>();
           SCOPED_TRACE(name);
           listed.insert(entry.at("file").get<std::string>());
