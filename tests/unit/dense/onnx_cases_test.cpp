@@ -205,7 +205,7 @@ void run_attention_case(const vector_case& c) {
 
 template <class Backend>
 class onnx_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(onnx_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(onnx_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(onnx_cases, attention) {
   int done = 0;

@@ -77,8 +77,8 @@ TYPED_TEST(real_activations, half) { this->template check<Eigen::half>(0); }
 TYPED_TEST(real_activations, float32) { this->template check<float>(1e-5); }
 
 // Eight bits per token keep the outputs of this model to a percent of their size, four bits with
-// keys per channel to twelve.
-TYPED_TEST(real_activations, quantized) {
+// keys per channel to twelve. That every backend computes right with codes, quantized_test shows.
+TEST(real_activations_quantized, lose_little) {
   const auto q = activations<float>("layer3.q", query_heads, 1);
   const auto k = activations<float>("layer3.k", key_heads, 1);
   const auto v = activations<float>("layer3.v", key_heads, 1);
@@ -109,12 +109,11 @@ TYPED_TEST(real_activations, quantized) {
     tensor<float> value_scales(1, key_heads, length, 1);
     heed::quantize(k.read(), key_codes.view(), key_scales.view(), key_zeros.view(), of_keys);
     heed::quantize(v.read(), value_codes.view(), value_scales.view());
-    heed::attention<TypeParam>(
-        last(q),
-        heed::quantized_view<Code, 4>(key_codes.view(), key_scales.view(), key_zeros.view(),
-                                      of_keys),
-        heed::quantized_view<Code, 4>(value_codes.view(), value_scales.view()), out.view(),
-        heed::causal{});
+    heed::attention(last(q),
+                    heed::quantized_view<Code, 4>(key_codes.view(), key_scales.view(),
+                                                  key_zeros.view(), of_keys),
+                    heed::quantized_view<Code, 4>(value_codes.view(), value_scales.view()),
+                    out.view(), heed::causal{});
     return error();
   };
   EXPECT_LE(run(std::type_identity<std::int8_t>{}, heed::per_token), 0.01);
