@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "heed/cache/kept.hpp"
-#include "support/message_of.hpp"
+#include "support/errors.hpp"
 #include "support/tensor.hpp"
 
 namespace heed_test {

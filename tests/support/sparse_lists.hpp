@@ -4,8 +4,8 @@
 #include <random>
 #include <string>
 
-#include "heed/core/error.hpp"
 #include "heed/sparse/block_list.hpp"
+#include "support/errors.hpp"
 
 namespace heed_test {
 
@@ -24,17 +24,6 @@ inline heed::sparse::block_list random_list(const heed::sparse::block_shape& sha
     last = row;
     return draw(generator) < density && !empty;
   });
-}
-
-// The text of the error that a call raises, or "no error".
-template <class Call>
-std::string error_of(const Call& call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace heed_test

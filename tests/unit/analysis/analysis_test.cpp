@@ -9,11 +9,13 @@
 #include "heed/backend/select.hpp"
 #include "heed/mask/causal.hpp"
 #include "heed/observer/key_weights.hpp"
+#include "support/errors.hpp"
 #include "support/rows.hpp"
 
 namespace {
 
 using heed::index_t;
+using heed_test::expect_error;
 using heed_test::tensor;
 template <class T, int Rank>
 using view = heed::tensor_view<T, Rank>;
@@ -184,14 +186,6 @@ TEST_F(analysis, rollout) {
 }
 
 TEST_F(analysis, errors) {
-  const auto expect_error = [](const std::string& text, auto body) {
-    try {
-      body();
-      ADD_FAILURE() << "accepted, expected: " << text;
-    } catch (const heed::invalid_argument& error) {
-      EXPECT_EQ(std::string(error.what()), text);
-    }
-  };
   std::vector<float> data(1000);
   std::vector<int> keys(1000);
   const view<const float, 3> rows(data.data(), {2, 3, 5});

@@ -19,8 +19,8 @@ namespace cache = heed::cache;
 namespace reference = heed::reference;
 using heed::index_t;
 using heed::tensor_view;
+using heed_test::error_of;
 using heed_test::layout;
-using heed_test::message_of;
 using heed_test::tensor;
 
 constexpr index_t heads = 6, key_heads = 3, group = 2, depth = 24, value_depth = 20;
@@ -196,19 +196,18 @@ TEST(cache_attention_errors, name_what_does_not_fit) {
   cache::contiguous<float> store(1, key_heads, 10, depth);
   store.append(k.view(), k.view());
   tensor<float> out(1, heads, 1, depth);
-  EXPECT_EQ(message_of([&] { heed::attention(q.view().slice(1, 0, 4), store, out.view()); }),
+  EXPECT_EQ(error_of([&] { heed::attention(q.view().slice(1, 0, 4), store, out.view()); }),
             "out: head count 6 differs from q's 4");
-  EXPECT_EQ(message_of([&] {
-              heed::attention(q.view().slice(1, 0, 4), store, out.view().slice(1, 0, 4));
-            }),
-            "k: head count 3 does not divide query head count 4");
-  EXPECT_EQ(message_of([&] { heed::attention(q.view().slice(3, 0, 8), store, out.view()); }),
+  EXPECT_EQ(
+      error_of([&] { heed::attention(q.view().slice(1, 0, 4), store, out.view().slice(1, 0, 4)); }),
+      "k: head count 3 does not divide query head count 4");
+  EXPECT_EQ(error_of([&] { heed::attention(q.view().slice(3, 0, 8), store, out.view()); }),
             "k: depth 24 differs from q's 8");
   const auto refuse = [&](std::vector<index_t> slots) {
     cache::kept_tokens tokens(1, key_heads);
     tokens.at(0, 1) = std::move(slots);
-    const std::string by_subset = message_of([&] { cache::subset(store, tokens); });
-    EXPECT_EQ(message_of([&] { store.keep(tokens); }), by_subset);
+    const std::string by_subset = error_of([&] { cache::subset(store, tokens); });
+    EXPECT_EQ(error_of([&] { store.keep(tokens); }), by_subset);
     return by_subset;
   };
   EXPECT_EQ(refuse({3, 2}),
@@ -217,9 +216,9 @@ TEST(cache_attention_errors, name_what_does_not_fit) {
             "kept tokens: slot 3 of batch 0, head 1 follows slot 3, they must ascend");
   EXPECT_EQ(refuse({4, 10}), "kept tokens: slot 10 of batch 0, head 1 is outside [0, 10)");
   EXPECT_EQ(refuse({-1}), "kept tokens: slot -1 of batch 0, head 1 is outside [0, 10)");
-  EXPECT_EQ(message_of([&] { store.keep(cache::kept_tokens(2, key_heads)); }),
+  EXPECT_EQ(error_of([&] { store.keep(cache::kept_tokens(2, key_heads)); }),
             "kept tokens: batch count 2 is not the cache's 1");
-  EXPECT_EQ(message_of([&] { store.keep(cache::kept_tokens(1, 2)); }),
+  EXPECT_EQ(error_of([&] { store.keep(cache::kept_tokens(1, 2)); }),
             "kept tokens: KV head count 2 is not the cache's 3");
   EXPECT_EQ(store.size(), 10);
   for (index_t i = 0; i < 10; ++i) EXPECT_EQ(store.keys()(0, 1, i, 0), k.read()(0, 1, i, 0));

@@ -22,8 +22,8 @@ namespace cache = heed::cache;
 namespace reference = heed::reference;
 using heed::index_t;
 using heed::tensor_view;
+using heed_test::error_of;
 using heed_test::layout;
-using heed_test::message_of;
 using heed_test::tensor;
 
 // A store of 2 sequences with 3 KV heads and 6 query heads, some of whose tokens were evicted.
@@ -303,61 +303,60 @@ TEST(policies, quest_bounds_and_pages) {
 TEST(policies, refuse_what_does_not_fit) {
   fixture f(20, 100);
   const auto with = [&](const auto& policy, const cache::budget& tokens) {
-    return message_of([&] { cache::compress(policy, f.q.view(), f.store, tokens); });
+    return error_of([&] { cache::compress(policy, f.q.view(), f.store, tokens); });
   };
-  EXPECT_EQ(message_of([] { cache::budget(0); }), "budget: 0 tokens, must be at least 1");
-  EXPECT_EQ(message_of([] { cache::budget(-3); }), "budget: -3 tokens, must be at least 1");
-  EXPECT_EQ(message_of([] { cache::budget::shared(4, 1.5); }),
-            "budget: floor 1.5 is outside [0, 1]");
+  EXPECT_EQ(error_of([] { cache::budget(0); }), "budget: 0 tokens, must be at least 1");
+  EXPECT_EQ(error_of([] { cache::budget(-3); }), "budget: -3 tokens, must be at least 1");
+  EXPECT_EQ(error_of([] { cache::budget::shared(4, 1.5); }), "budget: floor 1.5 is outside [0, 1]");
   const std::vector<index_t> two = {1, 2}, none = {1, 0, 2};
   EXPECT_EQ(with(cache::l2_norm{}, cache::budget::per_head(two)),
             "budget: 2 numbers for 3 KV heads");
   EXPECT_EQ(with(cache::l2_norm{}, cache::budget::per_head({})),
             "budget: 0 numbers for 3 KV heads");
   cache::accumulated remembers{cache::l2_norm{}};
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(error_of([&] {
               cache::compress(remembers, f.q.view(), f.store, cache::budget::per_head(two));
             }),
             "budget: 2 numbers for 3 KV heads");
-  EXPECT_EQ(message_of([&] { cache::choose(remembers, f.q.view(), f.store, 3); }),
+  EXPECT_EQ(error_of([&] { cache::choose(remembers, f.q.view(), f.store, 3); }),
             "accumulated: the tokens are not those of the last observe()");
-  EXPECT_EQ(message_of([&] { cache::budget::per_head(none); }),
+  EXPECT_EQ(error_of([&] { cache::budget::per_head(none); }),
             "budget: 0 tokens, must be at least 1");
-  EXPECT_EQ(message_of([] { cache::snapkv(0); }), "snapkv: window 0, must be at least 1");
-  EXPECT_EQ(message_of([] { cache::snapkv(8, 4); }), "pooling: width 4, must be odd and positive");
-  EXPECT_EQ(message_of([] {
+  EXPECT_EQ(error_of([] { cache::snapkv(0); }), "snapkv: window 0, must be at least 1");
+  EXPECT_EQ(error_of([] { cache::snapkv(8, 4); }), "pooling: width 4, must be odd and positive");
+  EXPECT_EQ(error_of([] {
               cache::pooled{cache::l2_norm{}, -1};
             }),
             "pooling: width -1, must be odd and positive");
-  EXPECT_EQ(message_of([] {
+  EXPECT_EQ(error_of([] {
               cache::always_keep{cache::l2_norm{}, -1, 2};
             }),
             "always_keep: -1 sinks, must not be negative");
-  EXPECT_EQ(message_of([] {
+  EXPECT_EQ(error_of([] {
               cache::always_keep{cache::l2_norm{}, 1, -2};
             }),
             "always_keep: -2 recent tokens, must not be negative");
-  EXPECT_EQ(message_of([] { cache::streaming_llm(-1); }),
+  EXPECT_EQ(error_of([] { cache::streaming_llm(-1); }),
             "streaming_llm: -1 sinks, must not be negative");
-  EXPECT_EQ(message_of([] { cache::lagkv(-1, 4); }), "lagkv: -1 sinks, must not be negative");
-  EXPECT_EQ(message_of([] { cache::lagkv(1, 0); }), "lagkv: lag 0, must be at least 1");
-  EXPECT_EQ(message_of([&] { cache::all_but(f.store, 5, 4); }),
+  EXPECT_EQ(error_of([] { cache::lagkv(-1, 4); }), "lagkv: -1 sinks, must not be negative");
+  EXPECT_EQ(error_of([] { cache::lagkv(1, 0); }), "lagkv: lag 0, must be at least 1");
+  EXPECT_EQ(error_of([&] { cache::all_but(f.store, 5, 4); }),
             "all_but: [5, 4) is no range of slots");
-  EXPECT_EQ(message_of([] { cache::pyramid_budgets(0, 40, 8, 120); }),
+  EXPECT_EQ(error_of([] { cache::pyramid_budgets(0, 40, 8, 120); }),
             "pyramid_budgets: 0 layers, must be at least 1");
-  EXPECT_EQ(message_of([] { cache::pyramid_budgets(4, 8, 8, 120); }),
+  EXPECT_EQ(error_of([] { cache::pyramid_budgets(4, 8, 8, 120); }),
             "pyramid_budgets: 8 tokens leave none beside a window of 8");
-  EXPECT_EQ(message_of([] { cache::pyramid_budgets(4, 40, 8, 120, 0); }),
+  EXPECT_EQ(error_of([] { cache::pyramid_budgets(4, 40, 8, 120, 0); }),
             "pyramid_budgets: steepness 0, must be at least 1");
   // A policy that remembers is one that can change.
   EXPECT_EQ(with(cache::accumulated{cache::l2_norm{}}, 3),
             "accumulated: the tokens are not those of the last observe()");
   fixture ragged(20, 60);
-  EXPECT_EQ(message_of([&] { cache::compress(cache::tova{}, ragged.q.view(), ragged.store, 3); }),
+  EXPECT_EQ(error_of([&] { cache::compress(cache::tova{}, ragged.q.view(), ragged.store, 3); }),
             "tova: head 1 of batch 0 holds other tokens than head 0");
   const auto q = tensor<float>(2, 6, 3, 20).fill(1), k = tensor<float>(2, 3, 2, 20).fill(2);
   const auto refuses = [&](const auto& queries, const auto& keys, const auto& values) {
-    return message_of([&] { cache::choose(cache::l2_norm{}, queries, keys, values, 3); });
+    return error_of([&] { cache::choose(cache::l2_norm{}, queries, keys, values, 3); });
   };
   EXPECT_EQ(refuses(q.view(), k.view(), k.view()),
             "q: length 3 exceeds the 2 tokens that batch 0 has seen");
@@ -370,25 +369,25 @@ TEST(policies, refuse_what_does_not_fit) {
             "v: head count 1 differs from k's 3");
   EXPECT_EQ(refuses(q.view(), k.view(), k.view().slice(0, 0, 1)), "v: batch 1 differs from k's 2");
   std::vector<double> few(6);
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(error_of([&] {
               cache::score(cache::l2_norm{}, q.view().slice(2, 0, 1), k.view(), k.view(),
                            tensor_view<double, 3>(few.data(), {2, 3, 1}));
             }),
             "scores: shape [2, 3, 1] is not [2, 3, 2]");
 
-  EXPECT_EQ(message_of([] { cache::page_bounds(1, 1, 0, 8); }),
+  EXPECT_EQ(error_of([] { cache::page_bounds(1, 1, 0, 8); }),
             "page_bounds: page size 0, must be at least 1");
-  EXPECT_EQ(message_of([] { cache::page_bounds(1, -1, 4, 8); }),
+  EXPECT_EQ(error_of([] { cache::page_bounds(1, -1, 4, 8); }),
             "page_bounds: a size is negative: [1, -1, 8]");
   cache::page_bounds bounds(2, 3, 4, 20);
   bounds.append(k.view());
-  EXPECT_EQ(message_of([&] { bounds.choose(q.view(), 0); }),
+  EXPECT_EQ(error_of([&] { bounds.choose(q.view(), 0); }),
             "quest: top 0 pages, must be at least 1");
-  EXPECT_EQ(message_of([&] { bounds.choose(q.view().slice(1, 0, 5), 1); }),
+  EXPECT_EQ(error_of([&] { bounds.choose(q.view().slice(1, 0, 5), 1); }),
             "page_bounds: queries [2, 5, 3, 20] do not fit keys of batch 2, 3 heads, depth 20");
-  EXPECT_EQ(message_of([&] { bounds.append(k.view().slice(1, 0, 1)); }),
+  EXPECT_EQ(error_of([&] { bounds.append(k.view().slice(1, 0, 1)); }),
             "k: head count 1 is not the page bounds' 3");
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(error_of([&] {
               bounds.score(q.view(), tensor_view<double, 3>(few.data(), {2, 3, 0}));
             }),
             "page_bounds: scores hold 0 pages, there are 1");

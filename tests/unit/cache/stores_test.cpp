@@ -18,7 +18,7 @@ namespace cache = heed::cache;
 namespace reference = heed::reference;
 using heed::index_t;
 using heed::tensor_view;
-using heed_test::message_of;
+using heed_test::error_of;
 using heed_test::tensor;
 
 constexpr index_t heads = 4, key_heads = 2, depth = 16, value_depth = 24;
@@ -147,7 +147,7 @@ TEST(stores, four_bits) {
                   0.5001 * scale);
     }
   }
-  EXPECT_EQ(message_of([] { cache::quantized<heed::int4_pair>(1, 1, 6, 7); }),
+  EXPECT_EQ(error_of([] { cache::quantized<heed::int4_pair>(1, 1, 6, 7); }),
             "cache: depth 7 is odd, codes of four bits lie in pairs");
 }
 
@@ -174,7 +174,7 @@ TEST(stores, pages_are_shared_until_they_are_written) {
   EXPECT_EQ(pool.bytes_in_use(), 4 * 4 * key_heads * 2 * depth * 4);
 
   // Too few pages: one error, and nothing has changed.
-  EXPECT_EQ(message_of([&] { pool.append(b, some(10), some(10)); }),
+  EXPECT_EQ(error_of([&] { pool.append(b, some(10), some(10)); }),
             "paged: appending 10 tokens needs 3 pages, 2 of 6 are free");
   EXPECT_EQ(pool.size(b), 11);
   EXPECT_EQ(pool.free_pages(), 2);
@@ -182,7 +182,7 @@ TEST(stores, pages_are_shared_until_they_are_written) {
   for (index_t h = 0; h < key_heads; ++h) tokens.at(0, h) = {1, 2, 3, 4, 5, 6, 7, 8, 9};
   const index_t filler = pool.add();
   pool.append(filler, some(8), some(8));
-  EXPECT_EQ(message_of([&] { pool.keep(b, tokens); }),
+  EXPECT_EQ(error_of([&] { pool.keep(b, tokens); }),
             "paged: compacting 9 tokens needs 2 pages, 0 of 6 are free");
   EXPECT_EQ(pool.size(b), 11);
   pool.free(filler);
@@ -192,46 +192,44 @@ TEST(stores, pages_are_shared_until_they_are_written) {
 }
 
 TEST(stores, refuse_what_does_not_fit) {
-  EXPECT_EQ(message_of([] { cache::ring<float>(1, 1, -1, 4, 8); }),
+  EXPECT_EQ(error_of([] { cache::ring<float>(1, 1, -1, 4, 8); }),
             "ring: -1 sinks are outside [0, 2147483648]");
-  EXPECT_EQ(message_of([] { cache::ring<float>(1, 1, 0, 0, 8); }),
+  EXPECT_EQ(error_of([] { cache::ring<float>(1, 1, 0, 0, 8); }),
             "ring: window 0 is outside [1, 2147483648]");
-  EXPECT_EQ(message_of([] { cache::ring<float>(1, 1, 0, 4, 8, 8, 0); }),
+  EXPECT_EQ(error_of([] { cache::ring<float>(1, 1, 0, 4, 8, 8, 0); }),
             "ring: longest_append 0 is outside [1, 2147483648]");
-  EXPECT_EQ(message_of([] { cache::ring<float>(1, -2, 0, 4, 8); }),
+  EXPECT_EQ(error_of([] { cache::ring<float>(1, -2, 0, 4, 8); }),
             "cache: key head count -2 is negative");
   const auto k = tensor<float>(1, 1, 6, 8).fill(1);
   cache::ring<float> ring(1, 1, 2, 3, 8, 8, 4);
-  EXPECT_EQ(message_of([&] { ring.append(k.view(), k.view()); }),
+  EXPECT_EQ(error_of([&] { ring.append(k.view(), k.view()); }),
             "cache: appending 6 tokens at once to a ring that takes 4");
-  EXPECT_EQ(message_of([&] { ring.append(k.view(), k.view().slice(2, 0, 2)); }),
+  EXPECT_EQ(error_of([&] { ring.append(k.view(), k.view().slice(2, 0, 2)); }),
             "v: length 2 is not k's length 6");
   EXPECT_EQ(ring.seen(), 0);
 
-  EXPECT_EQ(message_of([] { cache::quantized<>(1, 1, 4, 8, 8, 0); }),
+  EXPECT_EQ(error_of([] { cache::quantized<>(1, 1, 4, 8, 8, 0); }),
             "cache: a scale for 0 channels, must be at least 1");
   cache::quantized<> store(1, 1, 4, 8);
-  EXPECT_EQ(message_of([&] { store.append(k.view(), k.view()); }),
+  EXPECT_EQ(error_of([&] { store.append(k.view(), k.view()); }),
             "cache: appending 6 tokens to 0 of capacity 4");
   auto odd = tensor<float>(1, 1, 2, 8).fill(1);
   odd.view()(0, 0, 1, 3) = HUGE_VALF;
-  EXPECT_EQ(message_of([&] { store.append(k.view().slice(2, 0, 2), odd.view()); }),
+  EXPECT_EQ(error_of([&] { store.append(k.view().slice(2, 0, 2), odd.view()); }),
             "v[0, 0, 1, 3] is not a finite float");
   EXPECT_EQ(store.size(), 0);
 
-  EXPECT_EQ(message_of([] { cache::paged<float>(1, 4, 0, 8); }),
-            "paged: page size 0 is less than 1");
-  EXPECT_EQ(message_of([] { cache::paged<float>(1, -4, 2, 8); }),
-            "cache: page count -4 is negative");
+  EXPECT_EQ(error_of([] { cache::paged<float>(1, 4, 0, 8); }), "paged: page size 0 is less than 1");
+  EXPECT_EQ(error_of([] { cache::paged<float>(1, -4, 2, 8); }), "cache: page count -4 is negative");
   cache::paged<float> pool(1, 2, 4, 8);
   const index_t id = pool.add();
-  EXPECT_EQ(message_of([&] { pool.append(id + 1, k.view(), k.view()); }),
+  EXPECT_EQ(error_of([&] { pool.append(id + 1, k.view(), k.view()); }),
             "paged: sequence 1 does not exist");
-  EXPECT_EQ(message_of([&] { pool.batch({0, -1}); }), "paged: sequence -1 does not exist");
+  EXPECT_EQ(error_of([&] { pool.batch({0, -1}); }), "paged: sequence -1 does not exist");
   pool.append(id, k.view(), k.view());
-  EXPECT_EQ(message_of([&] { pool.truncate(id, 7); }), "cache: truncating 6 tokens to 7");
+  EXPECT_EQ(error_of([&] { pool.truncate(id, 7); }), "cache: truncating 6 tokens to 7");
   pool.free(id);
-  EXPECT_EQ(message_of([&] { pool.size(id); }), "paged: sequence 0 does not exist");
+  EXPECT_EQ(error_of([&] { pool.size(id); }), "paged: sequence 0 does not exist");
 }
 
 }  // namespace

@@ -9,14 +9,14 @@
 #include "heed/mask/causal.hpp"
 #include "heed/reference/dense.hpp"
 #include "support/backends.hpp"
-#include "support/message_of.hpp"
+#include "support/errors.hpp"
 #include "support/tensor.hpp"
 
 namespace {
 
 using heed::index_t;
 using heed::tensor_view;
-using heed_test::message_of;
+using heed_test::error_of;
 using heed_test::tensor;
 
 constexpr index_t batches = 2, key_heads = 4, length = 170, depth = 24;
@@ -117,11 +117,11 @@ TEST(gathered_quantized_errors, name_the_row) {
     heed::attention(q.view(), heed::gathered_quantized_view(k.view(), rows),
                     heed::gathered_quantized_view(k.view(), rows), out.view());
   };
-  EXPECT_EQ(message_of(attend), "k: entry 1 of sequence 1 is row 170, must lie in [0, 170)");
+  EXPECT_EQ(error_of(attend), "k: entry 1 of sequence 1 is row 170, must lie in [0, 170)");
   EXPECT_EQ(out.read()(0, 0, 0, 0), before);
   numbers[3] = 1;
-  EXPECT_EQ(message_of(attend), "nothing was refused");
-  EXPECT_EQ(message_of([&] { heed::gathered_quantized_view(k.view(), rows, 3); }),
+  EXPECT_EQ(error_of(attend), "nothing was refused");
+  EXPECT_EQ(error_of([&] { heed::gathered_quantized_view(k.view(), rows, 3); }),
             "gathered_view: folded_heads 3 does not divide head count 4");
 }
 

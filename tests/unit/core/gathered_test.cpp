@@ -11,6 +11,7 @@
 #include "heed/mask/causal.hpp"
 #include "heed/mask/mask.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
 #include "support/tensor.hpp"
 
 namespace {
@@ -18,6 +19,7 @@ namespace {
 using heed::gathered_view;
 using heed::index_t;
 using heed::tensor_view;
+using heed_test::error_of;
 using heed_test::tensor;
 
 // Lists [S, h, n] of distinct row numbers below `rows`, entries from lengths[s] on out of range.
@@ -177,21 +179,12 @@ TYPED_TEST(gathered, listed_runs_equal_the_predicate) {
   EXPECT_LE(listed_tiles.none, all_tiles.none);
 }
 
-std::string message_of(const auto& call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(gathered, errors) {
   tensor<float> x(2, 4, 10, 8);
   x.fill(1);
   lists numbers(4, 1, 3, 10, 1);
   const auto read = [&](const tensor_view<const index_t, 3>& rows, index_t folded) {
-    return message_of([&] { gathered_view<const float>(x.read(), rows, folded); });
+    return error_of([&] { gathered_view<const float>(x.read(), rows, folded); });
   };
   EXPECT_EQ(read(numbers.view(), 3), "gathered_view: folded_heads 3 does not divide head count 4");
   EXPECT_EQ(read(numbers.view(), 0), "gathered_view: folded_heads 0 does not divide head count 4");
@@ -203,7 +196,7 @@ TEST(gathered, errors) {
   tensor<float> q(4, 4, 3, 8), out(4, 4, 3, 8);
   q.fill(2);
   const auto call = [&](const auto& keys, const auto& target) {
-    return message_of([&] { heed::attention(q.read(), keys, keys, target); });
+    return error_of([&] { heed::attention(q.read(), keys, keys, target); });
   };
   numbers.numbers[7] = 10;
   EXPECT_EQ(call(gathered_view<const float>(x.read(), numbers.view()), out.view()),

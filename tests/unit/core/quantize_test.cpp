@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "heed/dense/attention.hpp"
+#include "support/errors.hpp"
 #include "support/tensor.hpp"
 
 namespace {
@@ -18,6 +19,7 @@ using heed::index_t;
 using heed::int4_pair;
 using heed::quantized_view;
 using heed::scale_groups;
+using heed_test::expect_error;
 using heed_test::layout;
 using heed_test::tensor;
 
@@ -82,16 +84,6 @@ TEST(quantize, empty) {
   heed::quantize(heed::tensor_view<const float, 2>(none.data(), {0, 8}),
                  heed::tensor_view<std::int8_t, 2>(nullptr, {0, 8}),
                  heed::tensor_view<float, 2>(nullptr, {0, 1}));
-}
-
-template <class Call>
-void expect_error(const std::string& text, const Call& call) {
-  try {
-    call();
-    ADD_FAILURE() << "accepted, expected: " << text;
-  } catch (const heed::invalid_argument& error) {
-    EXPECT_EQ(std::string(error.what()), text);
-  }
 }
 
 TEST(quantize, errors) {

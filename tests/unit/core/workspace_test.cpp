@@ -11,14 +11,14 @@
 #include <type_traits>
 #include <utility>
 
-#include "support/message_of.hpp"
+#include "support/errors.hpp"
 
 namespace {
 
 using heed::index_t;
 using heed::workspace;
 using heed::detail::bump;
-using heed_test::message_of;
+using heed_test::error_of;
 
 static_assert(!std::is_copy_constructible_v<workspace> && !std::is_copy_assignable_v<workspace>);
 static_assert(std::is_nothrow_move_constructible_v<workspace>);
@@ -102,9 +102,9 @@ TEST(workspace, keeps_another_one_for_calls_while_it_is_in_use) {
 
 TEST(workspace, refuses_sizes_that_cannot_be) {
   workspace memory;
-  EXPECT_EQ(message_of([&] { memory.reserve(-1); }),
+  EXPECT_EQ(error_of([&] { memory.reserve(-1); }),
             "workspace: -1 bytes are outside [0, 4611686018427387903]");
-  EXPECT_EQ(message_of([&] { memory.reserve(std::numeric_limits<index_t>::max()); }),
+  EXPECT_EQ(error_of([&] { memory.reserve(std::numeric_limits<index_t>::max()); }),
             "workspace: 9223372036854775807 bytes are outside [0, 4611686018427387903]");
   EXPECT_EQ(memory.size(), 0);
 }
@@ -154,13 +154,13 @@ TEST(bump, counts_and_hands_out_the_same) {
 TEST(bump, refuses_counts_that_overflow) {
   bump counted;
   EXPECT_EQ(
-      message_of([&] { counted.take<double>(index_t{1} << 61); }),
+      error_of([&] { counted.take<double>(index_t{1} << 61); }),
       "workspace: an array of 2305843009213693952 elements of 8 bytes overflows 64-bit sizes");
-  EXPECT_EQ(message_of([&] { counted.take<float>(-1); }),
+  EXPECT_EQ(error_of([&] { counted.take<float>(-1); }),
             "workspace: an array of -1 elements of 4 bytes overflows 64-bit sizes");
   counted.take<char>((index_t{1} << 62) + 1);
   EXPECT_EQ(
-      message_of([&] { counted.take<char>(index_t{1} << 62); }),
+      error_of([&] { counted.take<char>(index_t{1} << 62); }),
       "workspace: an array of 4611686018427387904 elements of 1 bytes overflows 64-bit sizes");
 }
 

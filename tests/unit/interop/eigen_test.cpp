@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include "support/message_of.hpp"
+#include "support/errors.hpp"
 
 namespace {
 
 using heed::index_t;
 using heed::tensor_view;
 using heed::view_of;
-using heed_test::message_of;
+using heed_test::error_of;
 template <class T>
 using matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
@@ -169,12 +169,12 @@ TEST(view_of_eigen, empty_matrices) {
 TEST(view_of_eigen, strides_of_run_time_are_checked) {
   Eigen::MatrixXf columns = Eigen::MatrixXf::Random(5, 7);
   auto row = columns.row(2);  // row-major, but its elements are 5 apart
-  EXPECT_EQ(message_of([&] { view_of(row); }),
+  EXPECT_EQ(error_of([&] { view_of(row); }),
             "Eigen argument: inner stride 5, the elements of a row must be contiguous (stride 1)");
   std::vector<float> memory(100);
   using strides = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
   Eigen::Map<dynamic, 0, strides> apart(memory.data(), 4, 5, strides(20, 2));
-  EXPECT_EQ(message_of([&] { view_of(apart); }),
+  EXPECT_EQ(error_of([&] { view_of(apart); }),
             "Eigen argument: inner stride 2, the elements of a row must be contiguous (stride 1)");
   // Of a single element per row, the stride says nothing.
   Eigen::Map<dynamic, 0, strides> thin(memory.data(), 4, 1, strides(20, 2));

@@ -9,13 +9,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "support/message_of.hpp"
+#include "support/errors.hpp"
 
 namespace {
 
 using heed::index_t;
 using heed::view_of;
-using heed_test::message_of;
+using heed_test::error_of;
 
 template <std::size_t Rank>
 struct extents_of {
@@ -80,11 +80,11 @@ TEST(view_of_mdspan, output) {
 
 TEST(view_of_mdspan, layouts_that_are_refused) {
   std::vector<float> memory(24);
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(error_of([&] {
               view_of(span_of<float, 2>(memory.data(), {4, 6}, {1, 4}));
             }),
             "tensor_view: last axis has stride 4, it must be contiguous (stride 1)");
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(error_of([&] {
               view_of(span_of<float, 2>(memory.data(), {4, 6}, {6, 1}, false));
             }),
             "mdspan argument: its layout has no strides");

@@ -2,6 +2,7 @@
 #include "heed/linear/causal_convolution.hpp"
 
 #include "heed/core/thread_pool.hpp"
+#include "support/errors.hpp"
 #include "unit/linear/support.hpp"
 
 namespace {
@@ -75,12 +76,7 @@ TEST(causal_convolution_errors, name_operand_axis_and_both_extents) {
   const numbers<float> x({2, 5, 6}), w({6, 4}), bias({7});
   numbers<float> out({2, 5, 6}, 7.0f), state({2, 2, 6}, 7.0f);
   const auto expect = [&](const std::string& text, const auto& call) {
-    try {
-      call();
-      ADD_FAILURE() << "no error; wanted: " << text;
-    } catch (const heed::invalid_argument& error) {
-      EXPECT_EQ(error.what(), text);
-    }
+    heed_test::expect_error(text, call);
     for (const float y : out.data) ASSERT_EQ(y, 7.0f);
     for (const float y : state.data) ASSERT_EQ(y, 7.0f);
   };

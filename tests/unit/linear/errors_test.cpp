@@ -1,5 +1,7 @@
 // Every error of the linear family: one message that names the operand and both values, and
 // nothing is written.
+#include "support/errors.hpp"
+
 #include <Eigen/Core>
 
 #include "heed/linear/attention.hpp"
@@ -26,12 +28,7 @@ struct operands {
 
   template <class Call>
   void expect(const std::string& text, const Call& call) {
-    try {
-      call();
-      ADD_FAILURE() << "no error; wanted: " << text;
-    } catch (const heed::invalid_argument& error) {
-      EXPECT_EQ(error.what(), text);
-    }
+    heed_test::expect_error(text, call);
     for (const auto* x : {&out, &state, &z}) {
       for (const float y : x->data) ASSERT_EQ(y, 7) << "something was written; " << text;
     }

@@ -1,5 +1,7 @@
 // Every argument of low-rank attention that does not fit gives one error that names the operand and
 // both values, and nothing is written.
+#include "support/errors.hpp"
+
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -26,12 +28,7 @@ struct call {
   view out{out_data.data(), {2, 4, 12, 6}};
 
   void expect(const std::string& text, const std::function<void()>& body) const {
-    try {
-      body();
-      ADD_FAILURE() << "accepted, expected: " << text;
-    } catch (const heed::invalid_argument& error) {
-      EXPECT_EQ(std::string(error.what()), text);
-    }
+    heed_test::expect_error(text, body);
     for (float x : out_data) ASSERT_EQ(x, 42.f) << text;
   }
   template <class... Modifiers>

@@ -15,8 +15,8 @@ namespace {
 using heed::array_mask;
 using heed::position;
 using heed::tensor_view;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::keys;
 using heed_test::mask_shape;
@@ -120,16 +120,16 @@ TEST(array_mask, extents_that_do_not_fit) {
   const std::vector<std::uint8_t> elements(2 * 3 * 4 * 5);
   const array_mask m{tensor_view<const std::uint8_t, 4>(elements.data(), {2, 3, 4, 5})};
   m.check({2, 3, 4, 5});
-  expect_raises("array_mask: batch axis has extent 2, call has 6 batches", [&] {
+  expect_error("array_mask: batch axis has extent 2, call has 6 batches", [&] {
     m.check({6, 3, 4, 5});
   });
-  expect_raises("array_mask: head axis has extent 3, call has 6 heads", [&] {
+  expect_error("array_mask: head axis has extent 3, call has 6 heads", [&] {
     m.check({2, 6, 4, 5});
   });
-  expect_raises("array_mask: query axis has extent 4, call has 3 queries", [&] {
+  expect_error("array_mask: query axis has extent 4, call has 3 queries", [&] {
     m.check({2, 3, 3, 5});
   });
-  expect_raises("array_mask: key axis has extent 5, call has 7 keys", [&] {
+  expect_error("array_mask: key axis has extent 5, call has 7 keys", [&] {
     m.check({2, 3, 4, 7});
   });
 }

@@ -11,8 +11,8 @@ namespace {
 using heed::block_pattern;
 using heed::position;
 using heed::tensor_view;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::keys;
 using heed_test::mask_shape;
@@ -80,23 +80,23 @@ TEST(block_pattern, one_block_as_large_as_an_integer) {
 TEST(block_pattern, errors) {
   const std::vector<int> layout(2 * 3 * 4 * 5);
   const tensor_view<const int, 4> view(layout.data(), {2, 3, 4, 5});
-  expect_raises("block_pattern: query block size 0 is not positive",
-                [&] { block_pattern(view, 0, 1); });
-  expect_raises("block_pattern: key block size -16 is not positive",
-                [&] { block_pattern(view, 1, -16); });
+  expect_error("block_pattern: query block size 0 is not positive",
+               [&] { block_pattern(view, 0, 1); });
+  expect_error("block_pattern: key block size -16 is not positive",
+               [&] { block_pattern(view, 1, -16); });
   const block_pattern m{view, 8, 16};
   m.check({2, 3, 25, 65});
   m.check({2, 3, 32, 80});
-  expect_raises("block_pattern: batch axis has extent 2, call has 3 batches", [&] {
+  expect_error("block_pattern: batch axis has extent 2, call has 3 batches", [&] {
     m.check({3, 3, 32, 80});
   });
-  expect_raises("block_pattern: head axis has extent 3, call has 2 heads", [&] {
+  expect_error("block_pattern: head axis has extent 3, call has 2 heads", [&] {
     m.check({2, 2, 32, 80});
   });
-  expect_raises("block_pattern: query block axis has extent 4, call has 5 query blocks", [&] {
+  expect_error("block_pattern: query block axis has extent 4, call has 5 query blocks", [&] {
     m.check({2, 3, 33, 80});
   });
-  expect_raises("block_pattern: key block axis has extent 5, call has 6 key blocks", [&] {
+  expect_error("block_pattern: key block axis has extent 5, call has 6 key blocks", [&] {
     m.check({2, 3, 32, 81});
   });
 }

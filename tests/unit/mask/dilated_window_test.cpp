@@ -10,8 +10,8 @@ namespace {
 
 using heed::dilated_window;
 using heed::position;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::keys;
 using heed_test::mask_shapes;
@@ -90,17 +90,17 @@ TEST(dilated_window, sizes_near_the_end_of_the_range) {
 }
 
 TEST(dilated_window, sizes_out_of_range) {
-  expect_raises("dilated_window: steps -2 is negative (-1 stands for unlimited)", [] {
+  expect_error("dilated_window: steps -2 is negative (-1 stands for unlimited)", [] {
     dilated_window{-2, 3};
   });
-  expect_raises("dilated_window: left -4 is negative (-1 stands for unlimited)", [] {
+  expect_error("dilated_window: left -4 is negative (-1 stands for unlimited)", [] {
     dilated_window{-4, 0, 3};
   });
-  expect_raises("dilated_window: right -9 is negative (-1 stands for unlimited)", [] {
+  expect_error("dilated_window: right -9 is negative (-1 stands for unlimited)", [] {
     dilated_window{0, -9, 3};
   });
-  expect_raises("dilated_window: dilation 0 is not positive", [] { dilated_window{2, 0}; });
-  expect_raises("dilated_window: dilation -1 is not positive", [] { dilated_window{2, 2, -1}; });
+  expect_error("dilated_window: dilation 0 is not positive", [] { dilated_window{2, 0}; });
+  expect_error("dilated_window: dilation -1 is not positive", [] { dilated_window{2, 2, -1}; });
 }
 
 }  // namespace

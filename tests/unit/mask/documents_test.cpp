@@ -14,8 +14,8 @@ namespace {
 using heed::documents;
 using heed::position;
 using heed::tensor_view;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::keys;
 using heed_test::mask_shapes;
@@ -153,28 +153,28 @@ TEST(documents, extents_that_do_not_fit) {
     return tensor_view<const int, 2>(ids.data(), {batches, tokens});
   };
   const documents shared{view(2, 5)};
-  expect_raises("documents: batch axis of ids has extent 2, call has 3 batches", [&] {
+  expect_error("documents: batch axis of ids has extent 2, call has 3 batches", [&] {
     shared.check({3, 1, 5, 5});
   });
-  expect_raises("documents: token axis of ids has extent 5, call has 7 keys", [&] {
+  expect_error("documents: token axis of ids has extent 5, call has 7 keys", [&] {
     shared.check({2, 1, 5, 7});
   });
-  expect_raises("documents: call has 6 queries, one array of ids gives them only 5 tokens", [&] {
+  expect_error("documents: call has 6 queries, one array of ids gives them only 5 tokens", [&] {
     shared.check({2, 1, 6, 5});
   });
   const documents separate{view(2, 5), view(2, 4)};
   separate.check({2, 9, 5, 4});
-  expect_raises("documents: batch axis of query ids has extent 2, call has 3 batches", [&] {
+  expect_error("documents: batch axis of query ids has extent 2, call has 3 batches", [&] {
     separate.check({3, 1, 5, 4});
   });
-  expect_raises("documents: token axis of query ids has extent 5, call has 6 queries", [&] {
+  expect_error("documents: token axis of query ids has extent 5, call has 6 queries", [&] {
     separate.check({2, 1, 6, 4});
   });
-  expect_raises("documents: token axis of key ids has extent 4, call has 5 keys", [&] {
+  expect_error("documents: token axis of key ids has extent 4, call has 5 keys", [&] {
     separate.check({2, 1, 5, 5});
   });
   const documents other_batch{view(1, 5), view(2, 4)};
-  expect_raises("documents: batch axis of key ids has extent 2, call has 3 batches", [&] {
+  expect_error("documents: batch axis of key ids has extent 2, call has 3 batches", [&] {
     other_batch.check({3, 1, 5, 4});
   });
 }

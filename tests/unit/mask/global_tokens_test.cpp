@@ -12,8 +12,8 @@ namespace {
 using heed::global_tokens;
 using heed::position;
 using heed::tensor_view;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::keys;
 using heed_test::mask_shapes;
@@ -124,25 +124,25 @@ TEST(global_tokens, queries_before_the_first_token) {
 }
 
 TEST(global_tokens, errors) {
-  expect_raises("global_tokens: count -3 is negative", [] { global_tokens{-3}; });
+  expect_error("global_tokens: count -3 is negative", [] { global_tokens{-3}; });
   const std::vector<int> flags(20);
   const global_tokens shared{tensor_view<const int, 2>(flags.data(), {2, 5})};
-  expect_raises("global_tokens: batch axis of flags has extent 2, call has 4 batches", [&] {
+  expect_error("global_tokens: batch axis of flags has extent 2, call has 4 batches", [&] {
     shared.check({4, 1, 5, 5});
   });
-  expect_raises("global_tokens: token axis of flags has extent 5, call has 6 keys", [&] {
+  expect_error("global_tokens: token axis of flags has extent 5, call has 6 keys", [&] {
     shared.check({2, 1, 5, 6});
   });
-  expect_raises("global_tokens: call has 8 queries, one array of flags gives them only 5 tokens",
-                [&] {
-                  shared.check({2, 1, 8, 5});
-                });
+  expect_error("global_tokens: call has 8 queries, one array of flags gives them only 5 tokens",
+               [&] {
+                 shared.check({2, 1, 8, 5});
+               });
   const global_tokens separate{tensor_view<const int, 1>(flags.data(), {5}),
                                tensor_view<const int, 1>(flags.data(), {4})};
-  expect_raises("global_tokens: token axis of query flags has extent 5, call has 3 queries", [&] {
+  expect_error("global_tokens: token axis of query flags has extent 5, call has 3 queries", [&] {
     separate.check({2, 1, 3, 4});
   });
-  expect_raises("global_tokens: token axis of key flags has extent 4, call has 3 keys", [&] {
+  expect_error("global_tokens: token axis of key flags has extent 4, call has 3 keys", [&] {
     separate.check({2, 1, 5, 3});
   });
 }

@@ -8,13 +8,14 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <heed/core/error.hpp>
 #include <heed/core/position.hpp>
 #include <ostream>
 #include <random>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include "support/errors.hpp"
 
 namespace heed_test {
 
@@ -254,17 +255,6 @@ void expect_mask(const Mask& mask_under_test, const Truth& truth, const mask_sha
     checker.template check_packs<float, 16>();
     checker.template check_packs<double, 8>();
 #endif
-  }
-}
-
-// Runs an action that must raise exactly this message.
-template <class Action>
-void expect_raises(const std::string& message, const Action& action) {
-  try {
-    action();
-    ADD_FAILURE() << "nothing was raised, expected: " << message;
-  } catch (const heed::invalid_argument& error) {
-    EXPECT_EQ(error.what(), message);
   }
 }
 

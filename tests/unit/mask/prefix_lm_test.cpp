@@ -9,8 +9,8 @@ namespace {
 using heed::position;
 using heed::prefix_lm;
 using heed::tensor_view;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::mask_shapes;
 
@@ -45,13 +45,13 @@ TEST(prefix_lm, one_element_serves_all_sequences) {
 }
 
 TEST(prefix_lm, wrong_lengths) {
-  expect_raises("prefix_lm: prefix length -1 is negative", [] { prefix_lm{-1}; });
+  expect_error("prefix_lm: prefix length -1 is negative", [] { prefix_lm{-1}; });
   const std::vector<int> lengths{3, -2};
   const prefix_lm by_array{tensor_view<const int, 1>(lengths.data(), {2})};
-  expect_raises("prefix_lm: prefix length -2 of sequence 1 is negative", [&] {
+  expect_error("prefix_lm: prefix length -2 of sequence 1 is negative", [&] {
     by_array.check({2, 1, 5, 5});
   });
-  expect_raises("prefix_lm: batch axis has extent 2, call has 3 batches", [&] {
+  expect_error("prefix_lm: batch axis has extent 2, call has 3 batches", [&] {
     by_array.check({3, 1, 5, 5});
   });
 }

@@ -8,8 +8,8 @@ namespace {
 
 using heed::position;
 using heed::window;
+using heed_test::expect_error;
 using heed_test::expect_mask;
-using heed_test::expect_raises;
 using heed_test::index_t;
 using heed_test::mask_shapes;
 
@@ -71,9 +71,9 @@ TEST(window, wider_than_the_lanes_of_a_pack) {
 }
 
 TEST(window, negative_distances) {
-  expect_raises("window: reach -2 is negative (-1 stands for unlimited)", [] { window{-2}; });
-  expect_raises("window: left -7 is negative (-1 stands for unlimited)", [] { window{-7, 0}; });
-  expect_raises("window: right -3 is negative (-1 stands for unlimited)", [] { window{0, -3}; });
+  expect_error("window: reach -2 is negative (-1 stands for unlimited)", [] { window{-2}; });
+  expect_error("window: left -7 is negative (-1 stands for unlimited)", [] { window{-7, 0}; });
+  expect_error("window: right -3 is negative (-1 stands for unlimited)", [] { window{0, -3}; });
 }
 
 }  // namespace

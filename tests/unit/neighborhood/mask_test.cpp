@@ -120,31 +120,31 @@ TEST(neighborhood_mask, keys_of_tiles) {
 }
 
 TEST(neighborhood_mask, numbers_that_make_no_neighborhood) {
-  using heed_test::expect_raises;
+  using heed_test::expect_error;
   const auto make = [](pattern<2> which) { return [which] { mask<2>{which}; }; };
-  expect_raises("neighborhood: grid extent 0 of axis 1 is less than 1",
-                make({.grid = {4, 0}, .window = {1, 1}}));
-  expect_raises("neighborhood: grid extent -3 of axis 0 is less than 1",
-                make({.grid = {-3, 4}, .window = {1, 1}}));
-  expect_raises("neighborhood: window 0 of axis 0 is less than 1",
-                make({.grid = {4, 4}, .window = {0, 1}}));
-  expect_raises("neighborhood: window 5 of axis 1 is over the grid extent 4",
-                make({.grid = {4, 4}, .window = {3, 5}}));
-  expect_raises("neighborhood: stride 0 of axis 0 is less than 1",
-                make({.grid = {4, 4}, .window = {3, 3}, .stride = {0, 1}}));
-  expect_raises("neighborhood: stride 4 of axis 1 is over the window 3",
-                make({.grid = {8, 8}, .window = {3, 3}, .stride = {3, 4}}));
-  expect_raises("neighborhood: dilation -1 of axis 0 is less than 1",
-                make({.grid = {4, 4}, .window = {3, 3}, .dilation = {-1, 1}}));
-  expect_raises("neighborhood: window 3 of axis 1 with dilation 3 is over the grid extent 8",
-                make({.grid = {9, 8}, .window = {3, 3}, .dilation = {3, 3}}));
-  expect_raises("neighborhood: grid has more than 2147483392 tokens",
-                make({.grid = {1 << 16, 1 << 16}, .window = {3, 3}}));
+  expect_error("neighborhood: grid extent 0 of axis 1 is less than 1",
+               make({.grid = {4, 0}, .window = {1, 1}}));
+  expect_error("neighborhood: grid extent -3 of axis 0 is less than 1",
+               make({.grid = {-3, 4}, .window = {1, 1}}));
+  expect_error("neighborhood: window 0 of axis 0 is less than 1",
+               make({.grid = {4, 4}, .window = {0, 1}}));
+  expect_error("neighborhood: window 5 of axis 1 is over the grid extent 4",
+               make({.grid = {4, 4}, .window = {3, 5}}));
+  expect_error("neighborhood: stride 0 of axis 0 is less than 1",
+               make({.grid = {4, 4}, .window = {3, 3}, .stride = {0, 1}}));
+  expect_error("neighborhood: stride 4 of axis 1 is over the window 3",
+               make({.grid = {8, 8}, .window = {3, 3}, .stride = {3, 4}}));
+  expect_error("neighborhood: dilation -1 of axis 0 is less than 1",
+               make({.grid = {4, 4}, .window = {3, 3}, .dilation = {-1, 1}}));
+  expect_error("neighborhood: window 3 of axis 1 with dilation 3 is over the grid extent 8",
+               make({.grid = {9, 8}, .window = {3, 3}, .dilation = {3, 3}}));
+  expect_error("neighborhood: grid has more than 2147483392 tokens",
+               make({.grid = {1 << 16, 1 << 16}, .window = {3, 3}}));
   const mask<2> ours(pattern<2>{.grid = {4, 5}, .window = {3, 3}});
-  expect_raises("q: length 19 differs from the grid's 20 tokens", [&] {
+  expect_error("q: length 19 differs from the grid's 20 tokens", [&] {
     ours.check({1, 1, 19, 20});
   });
-  expect_raises("k: length 21 differs from the grid's 20 tokens", [&] {
+  expect_error("k: length 21 differs from the grid's 20 tokens", [&] {
     ours.check({1, 1, 20, 21});
   });
 }

@@ -10,6 +10,7 @@
 #include "heed/core/error.hpp"
 #include "heed/neighborhood/pattern.hpp"
 #include "heed/reference/neighborhood.hpp"
+#include "support/errors.hpp"
 #include "support/tensor.hpp"
 #include "support/vector_case.hpp"
 
@@ -66,17 +67,6 @@ template <class T>
 heed::tensor_view<T, 4> heads_of(T* rows, index_t batches, index_t length, index_t width,
                                  index_t first, index_t heads, index_t depth) {
   return {rows + first, {batches, heads, length, depth}, {length * width, depth, width, 1}};
-}
-
-// Runs an action that must raise exactly this text.
-template <class Action>
-void expect_error(const std::string& text, const Action& action) {
-  try {
-    action();
-    ADD_FAILURE() << "accepted, expected: " << text;
-  } catch (const heed::invalid_argument& error) {
-    EXPECT_EQ(std::string(error.what()), text);
-  }
 }
 
 }  // namespace heed_test

@@ -1,5 +1,7 @@
 // Every observer, transform and normaliser that does not fit the call gives one error that names
 // what does not fit and both values, and nothing is written.
+#include "support/errors.hpp"
+
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -39,12 +41,7 @@ struct call {
     return {seen.data(), extents};
   }
   void expect(const std::string& text, const std::function<void()>& body) const {
-    try {
-      body();
-      ADD_FAILURE() << "accepted, expected: " << text;
-    } catch (const heed::invalid_argument& error) {
-      EXPECT_EQ(std::string(error.what()), text);
-    }
+    heed_test::expect_error(text, body);
     for (float x : out) ASSERT_EQ(x, 42.f) << text;
     for (float x : seen) ASSERT_EQ(x, 42.f) << text;
     for (int x : keys) ASSERT_EQ(x, 42) << text;

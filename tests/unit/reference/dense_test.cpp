@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "support/errors.hpp"
 #include "support/vector_case.hpp"
 
 namespace {
@@ -21,6 +22,7 @@ using heed::index_t;
 using heed::is_minus_infinity;  // by its bits, so that -ffast-math does not change it
 using heed::position;
 using heed::tensor_view;
+using heed_test::error_of;
 using heed_test::vector_case;
 namespace reference = heed::reference;
 
@@ -360,7 +362,8 @@ void check_low_precision(const vector_case& c) {
       if (stored.back() == plain[stored.size() - 1]) ++equal;
     }
     const double error = largest_difference(plain, truth);
-    const double stored_error = c.meta["attrs"]["max_abs_error"].at(mask)["err_plain"].get<double>();
+    const double stored_error =
+        c.meta["attrs"]["max_abs_error"].at(mask)["err_plain"].get<double>();
     EXPECT_NEAR(largest_difference(stored, truth), stored_error, 1e-6);
     EXPECT_LT(error, 1.05 * stored_error);
     EXPECT_GT(error, 0.95 * stored_error);
@@ -663,15 +666,6 @@ TEST(reference_dense, plain_in_double_is_the_oracle) {
 // ---- errors
 // --------------------------------------------------------------------------------------
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
-}
-
 struct shapes {
   std::vector<index_t> q{2, 4, 3, 8}, k{2, 2, 5, 8}, v{2, 2, 5, 6};
 };
@@ -683,7 +677,7 @@ std::string message_of_shapes(const std::function<void(shapes&, reference::optio
   const auto q = tensor<float>::random(s.q, 1), k = tensor<float>::random(s.k, 2),
              v = tensor<float>::random(s.v, 3);
   std::vector<double> out;
-  return message_of([&] { reference::attention(q.view(), k.view(), v.view(), out, how); });
+  return error_of([&] { reference::attention(q.view(), k.view(), v.view(), out, how); });
 }
 
 TEST(reference_dense, refuses_operands_that_do_not_fit) {
@@ -726,7 +720,7 @@ TEST(reference_dense, refuses_outputs_and_sources_that_do_not_fit) {
     return tensor_view<double, 4>(memory.data(), shape);
   };
   const auto message = [&](std::array<index_t, 4> shape) {
-    return message_of([&] { reference::attention(q.view(), k.view(), k.view(), out(shape)); });
+    return error_of([&] { reference::attention(q.view(), k.view(), k.view(), out(shape)); });
   };
   EXPECT_EQ(message({2, 2, 3, 4}), "out: batch count 2 is not q's batch count 1");
   EXPECT_EQ(message({1, 3, 3, 4}), "out: head count 3 is not q's head count 2");
@@ -736,9 +730,9 @@ TEST(reference_dense, refuses_outputs_and_sources_that_do_not_fit) {
   const std::vector<reference::key_source> sources{{k.view(), k.view()}};
   reference::options how;
   how.visible = lower_right_causal;
-  EXPECT_EQ(message_of([&] { reference::attention(q.view(), sources, memory, how); }),
+  EXPECT_EQ(error_of([&] { reference::attention(q.view(), sources, memory, how); }),
             "options: visible, scores, key_lengths and left_padding belong to each key source");
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(error_of([&] {
               reference::attention(q.view(), std::vector<reference::key_source>{}, memory);
             }),
             "sources: none is given, so the values have no depth");
@@ -751,7 +745,7 @@ TEST(reference_dense, refuses_cumulative_lengths_that_do_not_fit) {
   const auto message = [&](const auto& queries, std::vector<index_t> cu_q,
                            std::vector<index_t> cu_k, const reference::options& how = {}) {
     const auto& keys = queries.shape[0] == 1 ? k : two;
-    return message_of([&] {
+    return error_of([&] {
       reference::ragged_attention(queries.view(), keys.view(), keys.view(), out, cu_q, cu_k, how);
     });
   };

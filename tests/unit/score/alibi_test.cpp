@@ -86,7 +86,7 @@ TEST(alibi, refuses_another_head_count) {
               alibi.check({1, 8, 5, 5});
             }),
             "alibi: slopes have extent 3, call has 8 heads");
-  EXPECT_EQ(error_of([&] { alibi.check({1, 3, 5, 5}); }), "no error");
+  EXPECT_EQ(error_of([&] { alibi.check({1, 3, 5, 5}); }), "accepted");
   EXPECT_EQ(error_of([&] {
               heed::alibi_for_heads{8}.check({1, 12, 5, 5});
             }),

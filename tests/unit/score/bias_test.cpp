@@ -107,7 +107,7 @@ TYPED_TEST(bias_of, hides_keys_where_it_is_minus_infinity) {
 TEST(bias, names_the_axis_that_does_not_fit) {
   const std::vector<float> values(2 * 3 * 4 * 5);
   const heed::bias bias{tensor_view<const float, 4>(values.data(), {2, 3, 4, 5})};
-  EXPECT_EQ(error_of([&] { bias.check({2, 3, 4, 5}); }), "no error");
+  EXPECT_EQ(error_of([&] { bias.check({2, 3, 4, 5}); }), "accepted");
   EXPECT_EQ(error_of([&] {
               bias.check({3, 3, 4, 5});
             }),

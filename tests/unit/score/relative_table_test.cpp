@@ -67,9 +67,9 @@ TEST(relative_table, refuses_what_does_not_fit) {
   EXPECT_NE(error_of([&] {
               heed::relative_table(tensor_view<const float, 2>(values.data(), {3, 8}), 4);
             }),
-            "no error");
+            "accepted");
   const heed::relative_table table{view, 4};
-  EXPECT_EQ(error_of([&] { table.check({1, 3, 2, 2}); }), "no error");
+  EXPECT_EQ(error_of([&] { table.check({1, 3, 2, 2}); }), "accepted");
   EXPECT_EQ(error_of([&] {
               table.check({1, 6, 2, 2});
             }),

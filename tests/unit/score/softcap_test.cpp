@@ -37,9 +37,9 @@ TEST(softcap, bounds_any_score) {
 TEST(softcap, refuses_a_cap_that_is_no_bound) {
   EXPECT_EQ(error_of([] { heed::softcap{0}; }), "softcap: cap 0 is not in [1e-30, 1e30]");
   EXPECT_EQ(error_of([] { heed::softcap{-50}; }), "softcap: cap -50 is not in [1e-30, 1e30]");
-  EXPECT_NE(error_of([] { heed::softcap{std::numeric_limits<double>::infinity()}; }), "no error");
-  EXPECT_NE(error_of([] { heed::softcap{std::numeric_limits<double>::quiet_NaN()}; }), "no error");
-  EXPECT_NE(error_of([] { heed::softcap{1e-31}; }), "no error");
+  EXPECT_NE(error_of([] { heed::softcap{std::numeric_limits<double>::infinity()}; }), "accepted");
+  EXPECT_NE(error_of([] { heed::softcap{std::numeric_limits<double>::quiet_NaN()}; }), "accepted");
+  EXPECT_NE(error_of([] { heed::softcap{1e-31}; }), "accepted");
 }
 
 TEST(softcap, derivative) {

@@ -7,12 +7,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <heed/core/error.hpp>
 #include <heed/core/pack.hpp>
 #include <heed/core/position.hpp>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "support/errors.hpp"
 
 namespace heed_test {
 
@@ -158,16 +159,6 @@ void expect_formula(const Functor& functor, const call_shape& shape, const Formu
 // Distance on the axis of the keys, last query at last key.
 inline double distance(const position& p) {
   return static_cast<double>(p.k - (p.q + p.keys - p.queries));
-}
-
-template <class Body>
-std::string error_of(const Body& body) {
-  try {
-    body();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace heed_test

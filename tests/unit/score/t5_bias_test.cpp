@@ -141,9 +141,9 @@ TEST(t5_relative_bias, refuses_what_does_not_fit) {
             "their own");
   EXPECT_EQ(make(32, 3000000000, true),
             "t5_relative_bias: max_distance 3000000000 exceeds 2147483647");
-  EXPECT_EQ(make(32, 9, true), "no error");
+  EXPECT_EQ(make(32, 9, true), "accepted");
   const heed::t5_relative_bias bias{tensor_view<const float, 2>(values.data(), {32, 2})};
-  EXPECT_EQ(error_of([&] { bias.check({1, 2, 3, 3}); }), "no error");
+  EXPECT_EQ(error_of([&] { bias.check({1, 2, 3, 3}); }), "accepted");
   EXPECT_EQ(error_of([&] {
               bias.check({1, 8, 3, 3});
             }),

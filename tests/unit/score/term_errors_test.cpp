@@ -12,6 +12,7 @@
 #include "heed/score/music_transformer.hpp"
 #include "heed/score/shaw.hpp"
 #include "heed/score/transformer_xl.hpp"
+#include "support/errors.hpp"
 
 namespace {
 
@@ -31,12 +32,7 @@ struct term_errors : ::testing::Test {
     return {numbers.data(), {heads, rows, columns}};
   }
   void expect(const std::string& text, const std::function<void()>& body) const {
-    try {
-      body();
-      ADD_FAILURE() << "accepted, expected: " << text;
-    } catch (const heed::invalid_argument& error) {
-      EXPECT_EQ(std::string(error.what()), text);
-    }
+    heed_test::expect_error(text, body);
     for (float x : written) ASSERT_EQ(x, 42.f) << text;
   }
   template <class Term>

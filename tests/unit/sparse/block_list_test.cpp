@@ -167,7 +167,7 @@ TEST(block_list, of_a_layout) {
 
 TEST(block_list, refuses_what_does_not_fit) {
   sparse::block_list list{{1, 1, 2, 3, 4, 4}, {0, 2, 3}, {0, 2, 1}};
-  EXPECT_EQ(error_of([&] { list.view(); }), "no error");
+  EXPECT_EQ(error_of([&] { list.view(); }), "accepted");
   const auto with = [&](auto change) {
     sparse::block_list changed = list;
     change(changed);
@@ -216,7 +216,7 @@ TEST(block_list, refuses_what_does_not_fit) {
   const auto check = [&](const call_shape& call) {
     return error_of([&] { list.view().check(call); });
   };
-  EXPECT_EQ(check({1, 1, 8, 12}), "no error");
+  EXPECT_EQ(check({1, 1, 8, 12}), "accepted");
   EXPECT_EQ(check({1, 1, 9, 12}), "block list: 2 query blocks, the call has 3");
   EXPECT_EQ(check({1, 1, 8, 13}), "block list: 3 key blocks, the call has 4");
   sparse::block_list three = list;
