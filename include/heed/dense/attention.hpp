@@ -241,8 +241,9 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
   [[maybe_unused]] const call_shape whole{q.extent(0), q.extent(1), q.extent(2), all_keys(sources),
                                           out.extent(3)};
   (check_row_hook(modifiers, whole,
-                  [&](const auto& use) {
+                  [&](const void* self, const auto& use) {
                     use(output_memory), use(query_memory);
+                    ((self == &modifiers ? void() : for_each_output(modifiers, use)), ...);
                     if (wants_lse) use(erase("lse", lse));
                     std::apply(
                         [&](const auto&... source) {

@@ -46,13 +46,13 @@ struct call {
     for (float x : seen) ASSERT_EQ(x, 42.f) << text;
     for (int x : keys) ASSERT_EQ(x, 42) << text;
   }
-  template <class Modifier>
-  void expect_modifier(const std::string& text, const Modifier& modifier) {
+  template <class... Modifiers>
+  void expect_modifier(const std::string& text, const Modifiers&... modifiers) {
     expect(text, [&] {
       heed::attention(view<const float, 4>(in.data(), {2, 4, 5, 8}),
                       view<const float, 4>(in.data(), {2, 2, 7, 8}),
                       view<const float, 4>(in.data(), {2, 2, 7, 6}),
-                      view<float, 4>(out.data(), {2, 4, 5, 6}), modifier);
+                      view<float, 4>(out.data(), {2, 4, 5, 6}), modifiers...);
     });
   }
 };
@@ -97,6 +97,9 @@ TEST(observer_errors, memory) {
                     heed::column_sums_to{view<float, 3>(c.out.data(), {2, 4, 7})});
   c.expect_modifier("row_entropy_to: overlaps q, in the row at its byte 0",
                     heed::row_entropy_to{view<float, 3>(c.in.data(), {2, 4, 5})});
+  c.expect_modifier("column_sums_to: overlaps row_entropy_to, in the row at its byte 0",
+                    heed::column_sums_to{view<float, 3>(c.seen.data(), {2, 4, 7})},
+                    heed::row_entropy_to{view<float, 3>(c.seen.data(), {2, 4, 5})});
 }
 
 TEST(observer_errors, values) {

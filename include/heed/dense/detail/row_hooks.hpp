@@ -29,20 +29,26 @@ index_t all_keys(const std::tuple<Sources...>& sources) {
                     sources);
 }
 
-// Lets a hook compare itself with the call, and its outputs with the other operands.
+// Calls use(operand) for every array that a modifier writes into besides lse.
+template <class Modifier, class Use>
+void for_each_output(const Modifier& modifier, const Use& use) {
+  if constexpr (requires { modifier.outputs([](const char*, const auto&) {}); }) {
+    modifier.outputs([&](const char* name, const auto& view) { use(erase(name, view)); });
+  }
+}
+
+// Lets a hook compare itself with the call, and its outputs with the other operands, those of other
+// modifiers included: for_each_operand(address of this one, use).
 template <class Modifier, class ForEachOperand>
 void check_row_hook(const Modifier& modifier, const call_shape& shape,
                     const ForEachOperand& for_each_operand) {
   if constexpr (row_hook<Modifier>) {
     check_modifier(modifier, shape);
-    if constexpr (requires { modifier.outputs([](const char*, const auto&) {}); }) {
-      modifier.outputs([&](const char* name, const auto& view) {
-        const operand target = erase(name, view);
-        check_operand(target);
-        check_distinct_rows(target);
-        for_each_operand([&](const operand& other) { check_disjoint(target, other); });
-      });
-    }
+    for_each_output(modifier, [&](const operand& target) {
+      check_operand(target);
+      check_distinct_rows(target);
+      for_each_operand(&modifier, [&](const operand& other) { check_disjoint(target, other); });
+    });
   }
 }
 
