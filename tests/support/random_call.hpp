@@ -130,12 +130,9 @@ class random_call {
           key_counts.push_back(keys - bytes_.below(keys + 1) / 2);
           query_counts.push_back(queries - bytes_.below(queries + 1) / 3);
         }
-        index_t longest_query = 0, longest_key = 0;
-        for (index_t n : key_counts) longest_key = std::max(longest_key, n);
-        for (index_t n : query_counts) longest_query = std::max(longest_query, n);
         const auto axis = [&](index_t extent) { return bytes_.flip() ? extent : index_t{1}; };
-        const std::array<index_t, 4> shape = {axis(batches), axis(heads), axis(longest_query),
-                                              axis(longest_key)};
+        const std::array<index_t, 4> shape = {axis(batches), axis(heads), axis(queries),
+                                              axis(keys)};
         std::mt19937 generator(seed + 9);
         const auto count = static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3]);
         std::vector<std::uint8_t> bits(count);

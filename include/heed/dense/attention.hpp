@@ -167,8 +167,8 @@ HEED_NOINLINE inline engine::batch_layout query_layout(index_t batches, index_t 
 template <class Source, class Sink>
 void check_hooks(const Source& source, const Sink& sink, const engine::batch_layout& queries,
                  index_t heads) {
-  const call_shape shape{queries.sequences,     heads, queries.longest(),
-                         source.keys.longest(), 0,     source.k.extent(3)};
+  const call_shape shape{queries.sequences,    heads, queries.extent(),
+                         source.keys.extent(), 0,     source.k.extent(3)};
   check_modifier(source.mask, shape);
   std::apply([&](const auto&... score) { (check_modifier(score, shape), ...); }, source.scores);
   check_modifier(sink, shape);

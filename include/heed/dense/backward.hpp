@@ -145,7 +145,7 @@ void check_backward(const Views& x, const engine::batch_layout& queries,
   const operand out = erase("out", x.out);
   const operand inputs[] = {
       q, k, v, out, erase("d_out", x.d_out), erase("lse", x.lse), erase("lse_gradient", x.d_lse)};
-  const call_shape shape{queries.sequences, x.q.extent(1), queries.longest(), keys.longest()};
+  const call_shape shape{queries.sequences, x.q.extent(1), queries.extent(), keys.extent()};
   std::apply(
       [&](const auto&... bias) {
         const operand outputs[] = {erase("d_q", x.d_q), erase("d_k", x.d_k), erase("d_v", x.d_v),

@@ -38,6 +38,9 @@ struct batch_layout {
     const index_t end = lengths != nullptr ? lengths[sequence] + skipped : length;
     return {sequence, skipped, end - skipped};
   }
+  // Of the axis that arrays beside the operands have: the operand's own, however little of it is
+  // used, or, in a ragged batch, that of the longest sequence.
+  index_t extent() const { return cumulative != nullptr ? longest() : length; }
   index_t longest() const {
     index_t most = 0;
     for (index_t s = 0; s < sequences; ++s) most = at(s).count > most ? at(s).count : most;

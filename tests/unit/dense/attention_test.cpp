@@ -313,6 +313,26 @@ TYPED_TEST(attention, sinks_enter_the_denominator_only) {
   }
 }
 
+// Arrays of modifiers are as wide as the tensors, however short the sequences are.
+TYPED_TEST(attention, a_bias_of_the_tensors_size_serves_shorter_sequences) {
+  operands<float> x({2, 2, 2, 7, 9, 8, 8}, layout::dense, 41);
+  std::vector<float> entries(7 * 9);
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    entries[i] = 0.1f * static_cast<float>(i % 11);
+  }
+  reference::options how;
+  how.key_lengths = {5, 3};
+  how.query_lengths = {6, 7};
+  how.scores = {[&](double s, const heed::position& p) {
+    return s + static_cast<double>(entries[static_cast<std::size_t>(p.q * 9 + p.k)]);
+  }};
+  const std::vector<index_t> keys = {5, 3}, queries = {6, 7};
+  const heed::bias bias{heed::tensor_view<const float, 2>(entries.data(), {7, 9})};
+  EXPECT_LE(
+      (error_of<TypeParam>(x, how, bias, heed::key_lengths{keys}, heed::query_lengths{queries})),
+      1e-5);
+}
+
 TYPED_TEST(attention, key_lengths_query_lengths_and_left_padding_cut_the_batch) {
   const shape s{4, 4, 2, 70, 140, 16, 16};
   const std::vector<index_t> keys = {140, 65, 0, 1}, queries = {70, 64, 1, 0};
