@@ -105,12 +105,12 @@ class block_list_view {
 
   // The same list as the mask of a call with that many query heads, a multiple of its own.
   block_list_view for_heads(index_t query_heads) const {
-    if (shape_.heads < 1 || query_heads % shape_.heads != 0) {
+    if (shape_.heads < 1 ? query_heads != 0 : query_heads % shape_.heads != 0) {
       raise(message("block list: head count ")
             << shape_.heads << " does not divide query head count " << query_heads);
     }
     block_list_view result = *this;
-    result.group_size_ = max(query_heads / shape_.heads, 1);
+    result.group_size_ = shape_.heads < 1 ? 1 : max(query_heads / shape_.heads, 1);
     result.group_ = lists::divider(result.group_size_);
     return result;
   }

@@ -204,6 +204,9 @@ template <class Backend = backend::native, viewable X, viewable V, viewable Out,
 void lsh_attention(const X& shared, const V& values, Out&& result,
                    const tensor_view<const index_t, 4>& buckets, const lsh_options& how,
                    const Modifiers&... modifiers) {
+  static_assert((... && (heed::detail::is_any_of<Modifiers, scale, scratch, count_tiles> ||
+                         heed::detail::is_on<Modifiers>)),
+                "heed::sparse::lsh_attention takes scale, on, scratch and count_tiles");
   const auto x = estimation::rows_of(shared);
   const auto v = estimation::rows_of(values);
   const auto out = output_view_of(result).template lifted<4>();
