@@ -69,7 +69,7 @@ inline index_t tile_rows(const blocking& sizes, index_t all_rows, index_t strip_
 // The same where masks change every `block` rows: whole blocks or equal parts of one, unless blocks
 // are so small that too few rows would share their keys.
 inline index_t aligned_rows(index_t rows, index_t block, index_t strip_rows) {
-  if (block < 4 * strip_rows) return rows / block > 0 ? rows / block * block : rows;
+  if (block < 2 * strip_rows) return rows / block > 0 ? rows / block * block : rows;
   return ceil_div(block, ceil_div(block, rows));
 }
 
