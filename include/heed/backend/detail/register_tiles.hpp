@@ -199,8 +199,8 @@ struct register_tiles : register_packing<Lanes> {
       int row = 0;
       for (; rows - row > 1; row += height) {
         add_columns<height, true>(p + row * p_stride + key, p_stride, here, from, depth,
-                             o + row * o_stride, o_stride,
-                             factors != nullptr ? factors + row : nullptr, ahead);
+                                  o + row * o_stride, o_stride,
+                                  factors != nullptr ? factors + row : nullptr, ahead);
       }
       if (row < rows) {
         add_columns<1, true>(p + row * p_stride + key, p_stride, here, from, depth,
