@@ -66,8 +66,9 @@ class paged {
   index_t add() { return enter(sequence{detail::ledger(1, shape_.key_heads), {}, true}); }
   // A new sequence with the tokens of another one. No page is copied until one of them writes.
   index_t fork(index_t id) {
-    for (const index_t page : at(id).table) ++users(page);
-    return enter(sequence(at(id)));
+    const index_t copy = enter(sequence(at(id)));
+    for (const index_t page : at(copy).table) ++users(page);
+    return copy;
   }
   // Ends a sequence; its number may be given to another one.
   void free(index_t id) {

@@ -151,6 +151,29 @@ TEST(stores, four_bits) {
             "cache: depth 7 is odd, codes of four bits lie in pairs");
 }
 
+TEST(stores, sequences_of_a_pool_grow_in_place) {
+  const auto k = tensor<float>(1, key_heads, 4, depth).fill(1);
+  cache::paged<float> pool(key_heads, 16, 4, depth);
+  const auto grow = [&](index_t id) { pool.append(id, k.read(), k.read()); };
+  const index_t a = pool.add(), b = pool.add(), c = pool.add();
+  for (int i = 0; i < 3; ++i) grow(a), grow(b);
+  grow(c);
+  const auto expect_neighbours = [&](index_t id) {
+    const auto table = pool.table(id);
+    for (std::size_t i = 1; i < table.size(); ++i) EXPECT_EQ(table[i], table[i - 1] + 1);
+  };
+  expect_neighbours(a), expect_neighbours(b);
+  EXPECT_EQ(pool.table(a)[0], 0);
+  EXPECT_EQ(pool.table(b)[0], 8);  // the middle of what was free
+  // Where there is no room the largest gap serves, until every page is taken once.
+  while (pool.free_pages() > 0) grow(a);
+  std::vector<int> used(16, 0);
+  for (const index_t id : {a, b, c}) {
+    for (const index_t page : pool.table(id)) ++used[static_cast<std::size_t>(page)];
+  }
+  EXPECT_EQ(used, std::vector<int>(16, 1));
+}
+
 TEST(stores, pages_are_shared_until_they_are_written) {
   const auto k = tensor<float>(1, key_heads, 10, depth).fill(1);
   const auto some = [&](index_t count) { return k.view().slice(2, 0, count); };
