@@ -64,8 +64,8 @@ template <store Store>
 auto subset(const Store& store, const kept_tokens& tokens) {
   const auto keys = store.keys();
   const auto values = store.values();
-  // Rows by lists already, as those of pages.
-  constexpr bool listed = requires { keys.list(index_t{0}, index_t{0}); };
+  // As those of pages are already.
+  constexpr bool listed = listed_rows<std::remove_const_t<decltype(keys)>>;
   const auto all_rows = [](const auto& x) {
     if constexpr (listed) {
       return x.base();

@@ -149,6 +149,14 @@ inline constexpr bool is_gathered = false;
 template <class T>
 inline constexpr bool is_gathered<gathered_view<T>> = true;
 
+// A view whose rows are those of its base() by lists of their numbers: gathered_view, or
+// gathered_quantized_view.
+template <class X>
+concept listed_rows = requires(const X& x) {
+  x.base();
+  x.list(index_t{0}, index_t{0});
+};
+
 // Rows of one sequence and head.
 template <class T>
 struct gathered_rows {

@@ -46,18 +46,11 @@ operand erase(const char* name, const quantized_view<Code, 4>& x) {
   return result;
 }
 
-template <class T>
-operand erase(const char* name, const gathered_view<T>& x) {
+template <listed_rows X>
+operand erase(const char* name, const X& x) {
   operand result = erase(name, x.base());
   for (int axis = 0; axis < 4; ++axis) result.extents[axis] = x.extent(axis);
   // Between neighbours of an axis anything may lie: check() of the view looks at the rows.
-  for (index_t& stride : result.strides) stride = result.row_bytes;
-  return result;
-}
-template <class Code>
-operand erase(const char* name, const gathered_quantized_view<Code>& x) {
-  operand result = erase(name, x.base());
-  for (int axis = 0; axis < 4; ++axis) result.extents[axis] = x.extent(axis);
   for (index_t& stride : result.strides) stride = result.row_bytes;
   return result;
 }
@@ -75,7 +68,7 @@ operand memory_of(const char* name, const gathered_view<T>& x) {
 // The row numbers of an operand, where it has lists of them.
 template <class X>
 void check_lists(const char* name, const X& x, const engine::batch_layout& rows) {
-  if constexpr (requires { x.list(index_t{0}, index_t{0}); }) {
+  if constexpr (listed_rows<X>) {
     x.check(name, rows.padding == nullptr ? rows.lengths : nullptr,
             !std::is_const_v<typename X::element_type>);
   }
@@ -86,18 +79,14 @@ template <class T, class Use>
 void for_each_array(const char* name, const tensor_view<T, 4>& x, const Use& use) {
   use(erase(name, x));
 }
-template <class T, class Use>
-void for_each_array(const char* name, const gathered_view<T>& x, const Use& use) {
-  use(memory_of(name, x));
-}
 template <class Code, class Use>
 void for_each_array(const char* name, const quantized_view<Code, 4>& x, const Use& use) {
   use(erase(name, x));
   use(erase("scales", x.scales()));
   if (x.has_zeros()) use(erase("zeros", x.zeros()));
 }
-template <class Code, class Use>
-void for_each_array(const char* name, const gathered_quantized_view<Code>& x, const Use& use) {
+template <listed_rows X, class Use>
+void for_each_array(const char* name, const X& x, const Use& use) {
   for_each_array(name, x.base(), use);
 }
 
