@@ -204,8 +204,8 @@ concept key_run_mask = mask_function<M> &&
   m.for_each_key_run(t, visit);
 };
 
-// A mask that is the same for queries [n·b, (n + 1)·b), b = query_block() ≥ 1, may say so: the
-// engine then cuts its tiles of queries where the blocks end.
+// A mask that skips keys for queries [n·b, (n + 1)·b) together, b = query_block() ≥ 1, may say so:
+// the engine then cuts its tiles of queries where the blocks end. Only time depends on it.
 template <class M>
 concept query_block_mask = mask_function<M> && requires(const M& m) {
   { m.query_block() } -> std::same_as<index_t>;

@@ -270,22 +270,19 @@ void run_attention(const Q& query_view, const Out& out_view, const std::tuple<So
           typename Backend::template tiles<Real, query_type, Result, typename Sources::key_type...,
                                            typename Sources::value_type...>,
           Sources...>>;
-  const auto problem = std::apply(
-      [&](const auto&... source) {
-        const auto erased_sources = std::make_tuple(engine::erased<Tiles, hooked>(source)...);
-        using problem_type = engine::problem<Real, std::remove_const_t<decltype(q)>,
-                                             std::remove_const_t<decltype(out)>,
-                                             decltype(engine::erased<Tiles, hooked>(source))...>;
-        return problem_type{q,
-                            out,
-                            lse,
-                            queries,
-                            erased_sources,
-                            static_cast<Real>(factor),
-                            engine::sink_calls<Real>(sink),
-                            counter != nullptr ? &counter->counts : nullptr};
+  const auto erased_sources = std::apply(
+      [](const auto&... source) {
+        return std::make_tuple(engine::erased<Tiles, hooked>(source)...);
       },
       sources);
+  const engine::problem problem{q,
+                                out,
+                                lse,
+                                queries,
+                                erased_sources,
+                                static_cast<Real>(factor),
+                                engine::sink_calls<Real>(sink),
+                                counter != nullptr ? &counter->counts : nullptr};
   if constexpr (hooked) {
     const auto with_hooks = with_row_hooks(problem, modifiers...);
     engine::attend<Tiles, std::remove_const_t<decltype(with_hooks)>>(with_hooks, space)

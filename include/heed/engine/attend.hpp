@@ -112,8 +112,11 @@ class attend {
       all_rows += rows_of(s) * problem_.key_heads();
     }
     tile_rows_ = tile_rows(sizes_, all_rows, strip_rows);
-    for_each_query_block(
-        [&](index_t block) { tile_rows_ = aligned_rows(tile_rows_, block, strip_rows); });
+    std::apply(
+        [&](const auto&... source) {
+          ((tile_rows_ = aligned_rows(tile_rows_, source.mask.query_block, strip_rows)), ...);
+        },
+        problem_.sources);
     index_t all_keys = 0, largest = 1;  // no rows at all still have a tile
     for (index_t s = 0; s < problem_.queries.sequences; ++s) {
       all_keys += tiles_of(s) * problem_.key_heads() * all_steps(s) * step_keys;
@@ -126,16 +129,6 @@ class attend {
         block_keys(sizes_, problem_.depth(), problem_.value_depth(),
                    static_cast<index_t>(sizeof(Packed)), step_keys, Tiles::most_block_keys);
     budget_ = sizes_.packed_bytes * workers;
-  }
-
-  // Calls use(rows) for every source whose mask changes between blocks of as many query rows only.
-  template <class Use>
-  void for_each_query_block(Use use) const {
-    std::apply(
-        [&](const auto&... source) {
-          ((source.mask.query_block > 0 ? use(source.mask.query_block) : void()), ...);
-        },
-        problem_.sources);
   }
 
   // Tiles whose rows of scores stay in the cache, and as many of them per item as leave a number of

@@ -66,11 +66,17 @@ inline index_t tile_rows(const blocking& sizes, index_t all_rows, index_t strip_
   return ceil_div(rows, strip_rows) * strip_rows;
 }
 
-// The same where masks change every `block` rows: whole blocks or equal parts of one, unless blocks
-// are so small that too few rows would share their keys.
+// The same where a mask skips keys for every `block` rows together (0: it does not), so that tiles
+// end where blocks do: one block, or an equal part of it that is at least half as large as wanted,
+// or several blocks where one does not fill two strips.
 inline index_t aligned_rows(index_t rows, index_t block, index_t strip_rows) {
+  if (block == 0) return rows;
   if (block < 2 * strip_rows) return rows / block > 0 ? rows / block * block : rows;
-  return ceil_div(block, ceil_div(block, rows));
+  const index_t parts = ceil_div(block, rows);
+  for (index_t some = parts; some <= 2 * parts; ++some) {
+    if (block % some == 0) return block / some;
+  }
+  return rows;
 }
 
 // Query rows whose whole rows of scores are kept at a time: at most `wanted`, fewer where they

@@ -53,18 +53,23 @@ struct everything {};
 // No logit in the denominator.
 struct no_sink {};
 
-// A sink of any type, that lives longer than this.
+// A sink of any type that lives longer than this, or none.
 template <class Real>
-struct sink_calls {
-  const void* sink = nullptr;  // null: there is none
-  Real (*logit_of)(const void*, index_t) = nullptr;
-
+class sink_calls {
+ public:
   explicit sink_calls(const no_sink&) {}
   template <class Sink>
   explicit sink_calls(const Sink& of)
-      : sink(&of), logit_of([](const void* object, index_t head) {
+      : sink_(&of), logit_([](const void* object, index_t head) {
           return static_cast<const Sink*>(object)->template logit<Real>(head);
         }) {}
+
+  bool exists() const { return sink_ != nullptr; }
+  Real logit(index_t head) const { return logit_(sink_, head); }
+
+ private:
+  const void* sink_ = nullptr;
+  Real (*logit_)(const void*, index_t) = nullptr;
 };
 
 // One set of keys and values with its own mask and scores; K and V are tensor_view<const T, 4>,
@@ -107,6 +112,10 @@ struct problem {
   index_t depth() const { return q.extent(3); }
   index_t value_depth() const { return out.extent(3); }
 };
+template <class Real, class Queries, class Out, class... Sources>
+problem(const Queries&, const Out&, const tensor_view<Real, 3>&, const batch_layout&,
+        const std::tuple<Sources...>&, Real, const sink_calls<Real>&, tile_counts*)
+    -> problem<Real, Queries, Out, Sources...>;
 
 }  // namespace engine
 HEED_NAMESPACE_END

@@ -63,9 +63,8 @@ class tile_loop {
     for (index_t r = 0; r < height; ++r) {
       scratch_.maximum[r] = masked_score<Real>;
       scratch_.sum[r] = 0;
-      if (with_sink && problem_.sink.sink != nullptr && r < row_count_) {
-        scratch_.maximum[r] =
-            problem_.sink.logit_of(problem_.sink.sink, at(r).head) * softmax_state<Real>::log2_e;
+      if (with_sink && problem_.sink.exists() && r < row_count_) {
+        scratch_.maximum[r] = problem_.sink.logit(at(r).head) * softmax_state<Real>::log2_e;
         scratch_.sum[r] = 1;
       }
       for (index_t d = 0; d < width; ++d) scratch_.weighted[r * width + d] = 0;
