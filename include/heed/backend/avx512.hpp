@@ -1,10 +1,11 @@
 // Backend for AVX-512 (F, BW, DQ, VL): exponent arithmetic in one instruction, and conversions of
-// the 16-bit types in hardware.
+// the 16-bit types in hardware. Where the CPU has AVX512-BF16 and q, k, v and out are all bfloat16,
+// both products take pairs (detail/bfloat16_tiles.hpp); an output in float keeps its accuracy.
 #pragma once
 
 #include <string_view>
 
-#include "detail/bfloat16_pairs.hpp"
+#include "detail/bfloat16_tiles.hpp"
 #include "detail/integer_products.hpp"
 #include "detail/register_tiles.hpp"
 
@@ -23,8 +24,19 @@ struct avx512 {
   template <class Real>
   struct lanes;
 
+  // On CPUs with AMX sums of pairs take four times as long as multiply-adds.
+#if defined(__AVX512BF16__) && !defined(HEED_TARGET_AMX)
+  template <class Real, class... Operands>
+  static constexpr bool in_pairs = std::is_same_v<Real, float> && sizeof...(Operands) != 0 &&
+                                   (... && is_bfloat16<Operands>);
+  template <class Real, class... Operands>
+  using tiles =
+      std::conditional_t<in_pairs<Real, Operands...>, detail::bfloat16_tiles<lanes<float>>,
+                         detail::register_tiles<lanes<Real>>>;
+#else
   template <class Real, class... Operands>
   using tiles = detail::register_tiles<lanes<Real>>;
+#endif
 };
 
 template <>
@@ -37,12 +49,6 @@ struct avx512::lanes<float> {
   using integer = detail::integer_products;
 #else
   using integer = void;
-#endif
-  // Where there is AMX, multiply-add was faster than these instructions.
-#if defined(__AVX512BF16__) && !defined(HEED_TARGET_AMX)
-  using bfloat16 = detail::bfloat16_pairs;
-#else
-  using bfloat16 = void;
 #endif
 
   // Masked forms with every lane on, since g++ 12 warns about the plain ones' undefined operand.
@@ -124,7 +130,6 @@ struct avx512::lanes<double> {
   static constexpr int rows = 6;
   static constexpr int columns = 4;
   using integer = void;
-  using bfloat16 = void;
 
   HEED_INLINE static pack_type fma(pack_type a, pack_type b, pack_type c) {
     return pack_type(std::bit_cast<pack_type::vector>(_mm512_fmadd_pd(

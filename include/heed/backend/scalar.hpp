@@ -19,6 +19,7 @@ struct scalar {
   struct plain_tiles {
     using real = Real;
     using packed = Real;
+    using weight = Real;
     using session = detail::block_session<plain_tiles>;
     struct prepared_queries {  // nothing: products need the queries as they are
       void forget() {}
@@ -26,6 +27,7 @@ struct scalar {
     static constexpr int lanes = 1;
     static constexpr int strip_rows = 4;
     static constexpr int step_keys = 64;
+    static constexpr int weights_together = 1;
     static constexpr index_t most_rows_in_place = 2 * strip_rows;
     static constexpr index_t most_block_keys = 512;
     static constexpr Real weight_rounding = 0;
@@ -44,6 +46,12 @@ struct scalar {
           strip[row * depth + d] = sign * widen<Real>(query_rows[row][d]);
         }
       }
+    }
+
+    template <class T>
+    static void pack_queries_in_place(const T* const* query_rows, int rows, index_t depth,
+                                      Real sign, Real* strip) {
+      pack_queries(query_rows, rows, rows, depth, sign, strip);
     }
 
     // step[key][d]
@@ -135,6 +143,8 @@ struct scalar {
         sum[row] = sum[row] * shrink[row] + total;
       }
     }
+
+    static Real weight_at(const Real* weights, index_t column) { return weights[column]; }
 
     // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]
     static void accumulate(const Real* p, index_t p_stride, int rows, int count,

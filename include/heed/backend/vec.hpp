@@ -32,8 +32,7 @@ struct vec {
     using pack_type = pack<Real, vector_bytes / static_cast<int>(sizeof(Real))>;
     static constexpr int rows = 6;
     static constexpr int columns = tile_columns;
-    using integer = void;   // products with integer codes, where there are instructions for them
-    using bfloat16 = void;  // likewise scores of keys in bfloat16
+    using integer = void;  // products with integer codes, where there are instructions for them
 
     // One expression, so that the compiler contracts it to a fused multiply-add.
     HEED_INLINE static pack_type fma(pack_type a, pack_type b, pack_type c) {

@@ -11,6 +11,8 @@ template <class Tiles>
 class block_session {
  public:
   using real = typename Tiles::real;
+  using packed = typename Tiles::packed;
+  using weight_type = typename Tiles::weight;
   static constexpr index_t score_size(index_t block_keys) {
     return (Tiles::strip_rows > Tiles::most_rows_in_place ? Tiles::strip_rows
                                                           : Tiles::most_rows_in_place) *
@@ -19,17 +21,20 @@ class block_session {
 
   // For `rows` query rows in place, or for whole strips of packed ones. Kernels take four rows in
   // place at once, or a whole strip: those that do not exist must hold numbers too.
-  block_session(bool packed, index_t rows, real* memory, index_t block_keys)
-      : memory_(memory), stride_(block_keys), packed_(packed) {
-    if (packed || rows % 4 < 2) return;
+  block_session(bool packed_operands, index_t rows, real* memory, index_t block_keys)
+      : memory_(memory), stride_(block_keys), packed_(packed_operands) {
+    if (packed_ || rows % 4 < 2) return;
     for (index_t i = rows * stride_; i < (rows + 3) / 4 * 4 * stride_; ++i) memory_[i] = 0;
   }
 
   template <class T>
-  void pack_queries(const T* const* rows, int count, index_t depth, real sign, real* strip) {
+  void pack_queries(const T* const* rows, int count, index_t depth, real sign, packed* strip) {
     prepared_.forget();
-    const int height = packed_ ? Tiles::strip_rows : (count + 3) / 4 * 4;
-    Tiles::pack_queries(rows, count, height, depth, sign, strip);
+    if (packed_) {
+      Tiles::pack_queries(rows, count, Tiles::strip_rows, depth, sign, strip);
+    } else {
+      Tiles::pack_queries_in_place(rows, count, depth, sign, strip);
+    }
   }
 
   void begin(int rows, real factor, real* maximum, real* sum, real* shrink) {
@@ -50,11 +55,11 @@ class block_session {
   HEED_INLINE real* scores() const { return memory_ + columns_; }
   HEED_INLINE index_t stride() const { return stride_; }
 
-  void score(const real* strip, const real* step, index_t depth, int keys) {
+  void score(const packed* strip, const packed* step, index_t depth, int keys) {
     Tiles::score(strip, rows_, step, depth, keys, scores(), stride_);
   }
   template <class Rows>
-  void score_rows(const real* strip, const Rows& keys, int count, index_t depth) {
+  void score_rows(const packed* strip, const Rows& keys, int count, index_t depth) {
     Tiles::score_rows(strip, rows_, prepared_, keys, count, depth, scores(), stride_);
   }
   void ready(int keys) {
@@ -66,15 +71,18 @@ class block_session {
                    shrink_);
   }
 
-  real weight(int row, index_t column) const { return memory_[row * stride_ + column]; }
+  real weight(int row, index_t column) const {
+    return static_cast<real>(Tiles::weight_at(memory_ + row * stride_, column));
+  }
   // Column c stands for a key of step number steps[c / step_keys] of the packed values.
-  void accumulate(index_t first, index_t last, const index_t* steps, const real* values,
+  void accumulate(index_t first, index_t last, const index_t* steps, const packed* values,
                   index_t depth, real* o, const real* shrink) {
+    constexpr index_t together = Tiles::weights_together, in_step = Tiles::step_keys / together;
     const index_t width = Tiles::padded(depth);
-    constexpr index_t step_keys = Tiles::step_keys;
+    const index_t begin = first / together, end = (last + together - 1) / together;
     Tiles::accumulate(
-        memory_ + first, stride_, rows_, static_cast<int>(last - first),
-        listed_steps<real, step_keys>{values, steps + first / step_keys, width, first % step_keys},
+        memory_ + begin, stride_, rows_, static_cast<int>(end - begin),
+        listed_steps<packed, in_step>{values, steps + begin / in_step, width, begin % in_step},
         width, o, width, shrink);
   }
   template <class Rows>
@@ -85,8 +93,9 @@ class block_session {
   template <class Rows>
   void accumulate_rows(index_t first, index_t last, const Rows& values, index_t depth, real* o,
                        index_t o_stride, const real* shrink) {
-    Tiles::accumulate_rows(memory_ + first, stride_, rows_, static_cast<int>(last - first), values,
-                           depth, o, o_stride, shrink);
+    Tiles::accumulate_rows(reinterpret_cast<const weight_type*>(memory_) + first,
+                           stride_ * Tiles::weights_together, rows_, static_cast<int>(last - first),
+                           values, depth, o, o_stride, shrink);
   }
 
  private:

@@ -3,37 +3,16 @@
 
 #include "../avx512.hpp"
 #include "tile_registers.hpp"
+#include "words.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace backend::detail {
-
-// Up to 32 words of a row, the others 0.
-HEED_INLINE __m512i load_words(const void* from, index_t count) {
-  const __mmask32 some =
-      count >= 32 ? ~__mmask32{0} : static_cast<__mmask32>((std::uint32_t{1} << count) - 1);
-  return _mm512_maskz_loadu_epi16(some, from);
-}
-HEED_INLINE __m512i no_words() { return _mm512_setzero_si512(); }
 
 // Sixteen rows of 32 words become sixteen rows of pairs: pairs[j][i] = rows[i][2j, 2j+1].
 HEED_INLINE void store_transposed(pack<float, 16> (&rows)[16], std::uint16_t* pairs) {
   transpose<1>(rows);
 #pragma GCC unroll 16
   for (int j = 0; j < 16; ++j) store_pack(reinterpret_cast<float*>(pairs) + j * 16, rows[j]);
-}
-HEED_INLINE pack<float, 16> as_pack(__m512i words) {
-  return pack<float, 16>(std::bit_cast<pack<float, 16>::vector>(words));
-}
-
-// Two rows of 32 words become two rows of 16 pairs: (a[0], b[0]), (a[1], b[1]), …
-HEED_INLINE void store_interleaved(__m512i a, __m512i b, std::uint16_t* low, std::uint16_t* high) {
-  alignas(64) static constexpr std::uint16_t order[64] = {
-      0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
-      11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53,
-      22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
-  const __m512i first = _mm512_load_si512(order), second = _mm512_load_si512(order + 32);
-  _mm512_store_si512(low, _mm512_permutex2var_epi16(a, first, b));
-  _mm512_store_si512(high, _mm512_permutex2var_epi16(a, second, b));
 }
 
 // What the matrix unit must know of an element type.
@@ -135,7 +114,7 @@ struct matrix_tiles {
     for (index_t d = 0; d < depth; d += tile_depth) {
       for (int row = 0; row < strip_rows; ++row, strip += tile_depth) {
         _mm512_store_si512(
-            strip, row < rows ? query_words(query_rows[row] + d, depth - d, sign) : no_words());
+            strip, row < rows ? load_words(query_rows[row] + d, depth - d, sign) : no_words());
       }
     }
   }
@@ -168,7 +147,7 @@ struct matrix_tiles {
           const int key = first + 2 * pair;
           const __m512i a = key < count ? words_at(values[key] + d, depth - d) : no_words();
           const __m512i b = key + 1 < count ? words_at(values[key + 1] + d, depth - d) : no_words();
-          infinite |= not_finite(a) | not_finite(b);
+          infinite |= not_finite(a, Words::exponent) | not_finite(b, Words::exponent);
           store_interleaved(a, b, step + pair * 32, step + tile_words + pair * 32);
         }
       }
@@ -181,7 +160,7 @@ struct matrix_tiles {
     __mmask32 infinite = 0;
     for (int key = 0; key < count; ++key) {
       for (index_t d = 0; d < depth; d += 32) {
-        infinite |= not_finite(words_at(values[key] + d, depth - d));
+        infinite |= not_finite(words_at(values[key] + d, depth - d), Words::exponent);
       }
     }
     return infinite == 0;
@@ -207,16 +186,6 @@ struct matrix_tiles {
     using lanes_of_float = avx512::lanes<float>;
     if (count >= 16) return lanes_of_float::raw(load<lanes_of_float>(from));
     return lanes_of_float::raw(load_partial<pack<float, 16>>(from, static_cast<int>(count)));
-  }
-  // A query's words times the sign of the scale, exactly.
-  HEED_INLINE static __m512i query_words(const void* from, index_t count, real sign) {
-    const __m512i flip = _mm512_set1_epi16(static_cast<short>(sign < 0 ? 0x8000 : 0));
-    return sign == 0 ? no_words() : _mm512_xor_si512(load_words(from, count), flip);
-  }
-  // Which words are an infinity or a NaN.
-  HEED_INLINE static __mmask32 not_finite(__m512i these) {
-    const __m512i exponent = _mm512_set1_epi16(Words::exponent);
-    return _mm512_cmpeq_epi16_mask(_mm512_and_si512(these, exponent), exponent);
   }
 };
 

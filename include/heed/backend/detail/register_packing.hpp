@@ -41,6 +41,12 @@ struct register_packing {
       }
     }
   }
+  // The same for rows that read keys in place: whole fours.
+  template <class T>
+  static void pack_queries_in_place(const T* const* query_rows, int rows, index_t depth, real sign,
+                                    real* strip) {
+    pack_queries(query_rows, rows, (rows + 3) / 4 * 4, depth, sign, strip);
+  }
 
   // step[panel][d][key]: 64 keys in panels of one register tile's width, as many vectors of keys as
   // there are; missing keys are 0.

@@ -42,11 +42,11 @@ struct register_tiles : register_packing<Lanes> {
   using typename packing::pack_type;
   using typename packing::real;
   using packed = real;
+  using weight = real;
   using session = block_session<register_tiles>;
-  // Products with integer codes, and scores of keys in bfloat16, where there are instructions for
-  // them, else void.
+  // Products with integer codes, where there are instructions for them, else void.
   using integer = typename Lanes::integer;
-  using bfloat16 = typename Lanes::bfloat16;
+  static constexpr int weights_together = 1;
   // Packing pays with more rows than these: 16 rows in place take 0.6 of the time.
   static constexpr index_t most_rows_in_place = 16;
   static constexpr index_t most_block_keys = 512;  // 12 KiB of scores in float
@@ -55,9 +55,8 @@ struct register_tiles : register_packing<Lanes> {
   // A strip's queries, in the form that the products with its keys want.
   struct prepared_queries {
     typename queries_for<integer>::type for_integer;
-    typename queries_for<bfloat16>::type for_bfloat16;
 
-    void forget() { for_integer.filled = for_bfloat16.filled = false; }
+    void forget() { for_integer.filled = false; }
   };
 
   // s[row][key] = Σ_d q[row][d]·k[key][d] for one strip and the first `keys` of a packed step, in
@@ -90,14 +89,6 @@ struct register_tiles : register_packing<Lanes> {
         return;
       }
     }
-    if constexpr (is_bfloat16_rows<Rows> && !std::is_void_v<bfloat16>) {
-      auto& narrow = prepared.for_bfloat16;
-      if (narrow.fill(strip, q_stride, rows == 1 ? 1 : (rows + 3) / 4 * 4, depth)) {
-        score_rows_in_place<Lanes, bfloat16>(narrow.rows, narrow.stride, rows, keys, count, depth,
-                                             s, s_stride);
-        return;
-      }
-    }
     score_rows_in_place<Lanes, widened_products<Lanes>>(strip, q_stride, rows, keys, count, depth,
                                                         s, s_stride);
   }
@@ -107,6 +98,17 @@ struct register_tiles : register_packing<Lanes> {
   // l' = l·2^(m − m') + Σ w.
   static void softmax(real* s, index_t s_stride, int rows, int count, real factor, real* maximum,
                       real* sum, real* shrink) {
+    softmax_to(s, s_stride, rows, count, factor, maximum, sum, shrink,
+               [](real* scores, int at, pack_type weights) HEED_LAMBDA_INLINE {
+                 store_pack(scores + at, weights);
+                 return weights;
+               });
+  }
+  // The same where store(row of scores, column, weights) says how weights take the scores' place,
+  // and returns them as they are stored.
+  template <class Store>
+  static void softmax_to(real* s, index_t s_stride, int rows, int count, real factor, real* maximum,
+                         real* sum, real* shrink, Store store_weights) {
     for (int row = 0; row < rows; ++row) {
       real* scores = s + row * s_stride;
       // Four chains, or each comparison would wait for the one before.
@@ -155,8 +157,7 @@ struct register_tiles : register_packing<Lanes> {
       for (int c = 0; c < count; c += lanes) {
         const pack_type weight =
             Lanes::exp2(Lanes::fma(load_pack<pack_type>(scores + c), scale, offset));
-        store_pack(scores + c, weight);
-        total += weight;
+        total += store_weights(scores, c, weight);
       }
       shrink[row] = Lanes::exp2(pack_type(former - latest))[0];
       maximum[row] = latest;
@@ -164,11 +165,14 @@ struct register_tiles : register_packing<Lanes> {
     }
   }
 
+  static real weight_at(const real* weights, index_t column) { return weights[column]; }
+
   // o[row][d] = o[row][d]·shrink[row] + Σ_key p[row][key]·v[key][d]; shrink may be null (1). Rows
   // of `o` have whole vectors; v has `depth` elements per row.
+  template <index_t StepRows>
   static void accumulate(const real* p, index_t p_stride, int, int count,
-                         const listed_steps<real, packing::step_keys>& values, index_t depth,
-                         real* o, index_t o_stride, const real* shrink) {
+                         const listed_steps<real, StepRows>& values, index_t depth, real* o,
+                         index_t o_stride, const real* shrink) {
     // Rows that do not exist are there, and 0.
     add_columns<strip_rows, false>(p, p_stride, count, values, depth, o, o_stride, shrink, {});
   }

@@ -16,6 +16,7 @@ struct widened_products {
   using query = typename Lanes::real;
   using vector = typename Lanes::pack_type;
   static constexpr int size = vector::size;
+  static constexpr bool interleaved = false;
 
   HEED_INLINE static vector load_query(const query* from) { return load_pack<vector>(from); }
   template <class Cursor>
@@ -40,8 +41,9 @@ constexpr index_t vectors_per_line(int size) {
 // Height rows, `rows` of which exist, × a few keys at a time, so that the sums fill whole vectors.
 // One or two keys are read side by side, from their first elements to their last: processors read
 // ahead of what is read in order, and four keys abreast lose a fifth of the rate from memory.
-// Queries are padded with 0 to whole vectors. A function of its own, since inside of another one it
-// would have to share the registers.
+// Queries are padded with 0 to whole vectors; where the products want them interleaved, vectors of
+// all rows lie side by side, so that one address reaches them. A function of its own, since inside
+// of another one it would have to share the registers.
 template <class Lanes, class Products, int Height, class KeyRows>
 HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, index_t q_stride,
                                        int rows, const KeyRows& keys, int count, index_t depth,
@@ -80,7 +82,8 @@ HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, 
         }
 #pragma GCC unroll 4
         for (int r = 0; r < Height; ++r) {
-          auto q = Products::load_query(queries + r * q_stride + d);
+          auto q = Products::load_query(Products::interleaved ? queries + d * Height + r * size
+                                                              : queries + r * q_stride + d);
           hold(q);
 #pragma GCC unroll 2
           for (int j = 0; j < abreast; ++j) {
@@ -99,26 +102,28 @@ HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, 
                    HEED_LAMBDA_INLINE { return Products::load_partial(at, rest); });
       }
     }
-    real totals[Height * together];
+    alignas(64) real totals[Height * together];
 #pragma GCC unroll 16
     for (int i = 0; i < Height * together; i += lanes) {
       store_pack(totals + i, sum_each<lanes / 2>(sums + i));
     }
     const int existing = count - first < together ? count - first : together;
-    for (int r = 0; r < rows; ++r) {
-      real* to = s + r * s_stride + first;
-      const real* from = totals + r * together;
-      if (existing == together) {
-        store_pack(to, load_pack<pack<real, together>>(from));
-      } else {
-        for (int i = 0; i < existing; ++i) to[i] = from[i];
+    if (rows == Height && existing == together) {
+#pragma GCC unroll 4
+      for (int r = 0; r < Height; ++r) {
+        store_pack(s + r * s_stride + first,
+                   load_pack<pack<real, together>>(totals + r * together));
+      }
+    } else {
+      for (int r = 0; r < rows; ++r) {
+        for (int i = 0; i < existing; ++i) s[r * s_stride + first + i] = totals[r * together + i];
       }
     }
   }
 }
 
-// The same for any number of rows, in fours; where there is more than one row, there are whole
-// fours to read.
+// The same for any number of rows, in fours; where more than one is left over, there is a whole
+// four to read.
 template <class Lanes, class Products, class KeyRows>
 void score_rows_in_place(const typename Products::query* queries, index_t q_stride, int rows,
                          const KeyRows& keys, int count, index_t depth, typename Lanes::real* s,
