@@ -32,6 +32,7 @@ void add(const std::string& name, const char* unit, burst (*make)()) {
   add("fma/double", "gflops", [] { return hb::fma_burst<double>(); });
   add("fma_broadcast/float", "gflops", [] { return hb::fma_broadcast_burst(); });
   add("matrix/bf16", "gflops", [] { return hb::matrix_burst(hb::bf16); });
+  add("matrix/bf16/L2", "gflops", [] { return hb::matrix_burst(hb::bf16, memory_level::l2); });
   add("vector/bf16", "gflops", [] { return hb::vector_burst(hb::bf16); });
   add("vector/f16", "gflops", [] { return hb::vector_burst(hb::f16); });
   add("exp/float", "gexps", [] { return hb::exp_burst(); });

@@ -12,8 +12,9 @@
 // Counters, from the median call and from ceilings that are measured between the calls:
 //   gflops       useful arithmetic, 2·(D + Dv) per score that the mask lets through
 //   gbs          bytes of K and V, each counted once per KV head
-//   of_ceiling   prefill: gflops by multiply-add from registers in the type that sums are kept in,
-//                or by products of tiles where the matrix unit computes them;
+//   of_ceiling   prefill: gflops by multiply-add from registers in the type that sums are kept in;
+//                of bf16 on avx512 without AMX by dot products of pairs from registers; on the
+//                matrix unit by products of random tiles, keys' and values' from the second level;
 //                decode: gbs by reading as many bytes as K and V have
 //   of_multiple  gflops by those of the next larger depth that is a multiple of 32, calls in turn
 //   tiles        visited tiles, as a share of those of a call without a mask
@@ -96,9 +97,15 @@ constexpr bool for_matrix_unit = heed::is_bfloat16<T>;
 template <class T>
 const burst& product_ceiling(const std::string& backend) {
   if (for_matrix_unit<T> && backend == "amx") {
-    static const burst piece = matrix_burst(bf16);
+    static const burst piece = matrix_burst(bf16, memory_level::l2);
     if (piece) return piece;
   }
+#if !defined(HEED_HAS_AMX)
+  if (heed::is_bfloat16<T> && backend == "avx512") {
+    static const burst piece = vector_burst(bf16);
+    if (piece) return piece;
+  }
+#endif
   return fma_ceiling<T>();
 }
 

@@ -389,13 +389,15 @@ struct alignas(64) tile_configuration {
 static_assert(sizeof(tile_configuration) == 64);
 
 inline constexpr std::size_t amx_tile = 16 * 32;  // bf16 values
-inline constexpr std::size_t amx_panels = 8;      // of two left and two right tiles: 32 KiB in all
-inline constexpr std::size_t amx_repeats = 8;
+inline constexpr std::size_t amx_panels = 8;      // of two left tiles: 16 KiB in all, in L1
 
-/// Two by two tiles of sums. The operands come from L1, but rarely enough for the loads to vanish
-/// behind the products, so this is the rate of the unit itself. The sums start anew in every round.
-[[gnu::noinline]] inline void amx_loop(const std::uint16_t* panels, float* sums,
-                                       std::size_t rounds) {
+/// Two by two tiles of sums, of two left and two right tiles at a time. The left ones come from L1;
+/// so do the right ones, rarely enough for the loads to vanish behind `Repeats` products, or, where
+/// there are many panels of them, they stream from where these lie. The sums start anew in every
+/// round.
+template <int Repeats>
+[[gnu::noinline]] inline void amx_loop(const std::uint16_t* left, const std::uint16_t* right,
+                                       std::size_t panels, float* sums, std::size_t rounds) {
   // The library under test may keep its own configuration on this thread: put it back afterwards.
   // The compiler takes the operand of these instructions for a few bytes or for none at all, hence
   // the barriers, without which stores to the configuration can be dropped.
@@ -417,13 +419,14 @@ inline constexpr std::size_t amx_repeats = 8;
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (std::size_t panel = 0; panel < amx_panels; ++panel) {
-      const std::uint16_t* const tiles = panels + panel * 4 * amx_tile;
-      _tile_loadd(4, tiles, 64);
-      _tile_loadd(5, tiles + amx_tile, 64);
-      _tile_loadd(6, tiles + 2 * amx_tile, 64);
-      _tile_loadd(7, tiles + 3 * amx_tile, 64);
-      for (std::size_t repeat = 0; repeat < amx_repeats; ++repeat) {
+    for (std::size_t panel = 0; panel < panels; ++panel) {
+      const std::uint16_t* const a = left + panel % amx_panels * 2 * amx_tile;
+      const std::uint16_t* const b = right + panel * 2 * amx_tile;
+      _tile_loadd(4, a, 64);
+      _tile_loadd(5, a + amx_tile, 64);
+      _tile_stream_loadd(6, b, 64);
+      _tile_stream_loadd(7, b + amx_tile, 64);
+      for (int repeat = 0; repeat < Repeats; ++repeat) {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
@@ -599,16 +602,28 @@ struct f16_name {};
 inline constexpr bf16_name bf16{};
 inline constexpr f16_name f16{};
 
-/// Products of bf16 tiles, summed in float: AMX.
-inline burst matrix_burst(bf16_name) {
+/// Products of bf16 tiles, summed in float: AMX. Either the rate of the unit itself (l1), or with
+/// right operands that stream from half of the second-level cache (l2), as keys and values do past
+/// the queries and weights of a strip.
+inline burst matrix_burst(bf16_name, memory_level level = memory_level::l1) {
 #if defined(HEED_BENCH_AMX_BF16)
   using namespace ceilings_detail;
   if (!amx_permitted()) return {0, {}, "the kernel or the processor refuses AMX"};
-  constexpr std::size_t rounds = 128;
   constexpr double operations_per_tile = 2.0 * 16 * 16 * 32;
-  return {operations_per_tile * 4 * amx_repeats * amx_panels * rounds,
-          [panels = random_patterns(amx_panels * 4 * amx_tile, 8),
-           sums = random_numbers<float>(4 * 256)] { amx_loop(panels.get(), sums.get(), rounds); },
+  const bool streams = level == memory_level::l2;
+  const std::size_t panels =
+      streams ? working_set(memory_level::l2) / (2 * amx_tile * sizeof(std::uint16_t)) : amx_panels;
+  const std::size_t rounds = streams ? 4096 / panels + 1 : 128, repeats = streams ? 1 : 8;
+  return {operations_per_tile * 4 * static_cast<double>(repeats * panels * rounds),
+          [left = random_patterns(amx_panels * 2 * amx_tile, 8),
+           right = random_patterns(panels * 2 * amx_tile, 8), sums = random_numbers<float>(4 * 256),
+           panels, rounds, streams] {
+            if (streams) {
+              amx_loop<1>(left.get(), right.get(), panels, sums.get(), rounds);
+            } else {
+              amx_loop<8>(left.get(), right.get(), panels, sums.get(), rounds);
+            }
+          },
           {}};
 #else
   return {0, {}, "compiled for a target without AMX-BF16 on Linux"};
