@@ -31,6 +31,12 @@ using heed::scale_groups;
 template <class T>
 using view = heed::tensor_view<T, 3>;
 
+template <class T>
+std::shared_ptr<T> memory_of(index_t count) {
+  const auto bytes = allocate(static_cast<std::size_t>(count) * sizeof(T));
+  return {bytes, reinterpret_cast<T*>(bytes.get())};
+}
+
 // Codes and scales of one operand.
 template <class Code>
 struct quantized_operand {
@@ -39,22 +45,25 @@ struct quantized_operand {
         groups{x.extent(0), (x.extent(1) - 1) / how.tokens + 1,
                (x.extent(2) - 1) / how.channels + 1},
         shared(how),
-        codes(static_cast<std::size_t>(extents[0] * extents[1] * extents[2])),
-        scales(static_cast<std::size_t>(groups[0] * groups[1] * groups[2])) {
-    heed::quantize(x, view<Code>(codes.data(), extents), view<float>(scales.data(), groups), how);
+        codes(memory_of<Code>(size(extents))),
+        scales(memory_of<float>(size(groups))) {
+    heed::quantize(x, view<Code>(codes.get(), extents), view<float>(scales.get(), groups), how);
   }
   quantized_view<Code, 3> read() const {
-    return {view<const Code>(codes.data(), extents), view<const float>(scales.data(), groups),
+    return {view<const Code>(codes.get(), extents), view<const float>(scales.get(), groups),
             shared};
   }
   double bytes() const {
-    return static_cast<double>(codes.size() * sizeof(Code) + scales.size() * sizeof(float));
+    return static_cast<double>(size(extents)) * sizeof(Code) +
+           static_cast<double>(size(groups)) * sizeof(float);
   }
+  static index_t size(const typename view<Code>::shape& of) { return of[0] * of[1] * of[2]; }
 
   typename view<Code>::shape extents, groups;
   scale_groups shared;
-  std::vector<Code> codes;
-  std::vector<float> scales;
+  // On the same pages as the operands that they are compared with.
+  std::shared_ptr<Code> codes;
+  std::shared_ptr<float> scales;
 };
 
 struct grouping {
