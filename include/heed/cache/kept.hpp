@@ -6,7 +6,6 @@
 // slots, and may have its own number of them.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -16,8 +15,9 @@
 HEED_NAMESPACE_BEGIN
 namespace cache {
 
-// A place in a sequence. Sequences are shorter than 2³¹, and a cache has one of these per slot.
-using token_position = std::int32_t;
+// A place in a sequence. A cache holds fewer than 2³¹ tokens, but a stream through it may have seen
+// more.
+using token_position = index_t;
 
 // The positions of a store's slots. Ordered: they ascend along the slots of every head.
 template <bool Ordered>

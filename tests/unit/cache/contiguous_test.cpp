@@ -95,7 +95,7 @@ TEST(contiguous_cache, aligns_what_is_large) {
   const contiguous<float> moved = std::move(cache);
   expect_equal(moved.keys(), k.view());
   expect_equal(moved.values(), v.view());
-  const index_t positions = tokens * 4, rows = tokens * (64 + 3) * 4;
+  const index_t positions = tokens * 8, rows = tokens * (64 + 3) * 4;
   EXPECT_GE(moved.bytes(), rows + positions);
   EXPECT_LT(moved.bytes(), rows + 2 * positions + 1000);
 }

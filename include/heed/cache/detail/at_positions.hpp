@@ -101,11 +101,11 @@ struct mask_at_positions {
     const auto first = list.begin() + t.k_begin, last = list.begin() + end - 1;
     tile_extent result = t;
     result.k_begin = *first;
-    result.k_end = *last + index_t{1};
+    result.k_end = *last + 1;
     if constexpr (!Ordered) {
       const auto [least, most] = std::minmax_element(first, last + 1);
       result.k_begin = *least;
-      result.k_end = *most + index_t{1};
+      result.k_end = *most + 1;
     }
     result.keys = seen(t.batch);
     return result;
@@ -130,12 +130,13 @@ struct score_at_positions {
     original.keys = seen(p.batch);
     return engine::apply_score(score, s, static_cast<const position&>(original));
   }
-  // A run of neighbours stays a pack; other tokens are scored one by one.
+  // A run of neighbours stays a pack; other tokens, and tokens far into a stream, are scored one by
+  // one.
   template <class Real, int N>
   HEED_INLINE pack<Real, N> operator()(pack<Real, N> s, const pack_position<Real, N>& p) const {
     const auto list = kept.at(p.batch, p.head / group);
     const index_t first = token(list, p.first_key);
-    bool run = true;
+    bool run = seen(p.batch) <= most_in_lanes;
     for (int lane = 1; lane < p.valid; ++lane) {
       run = run && token(list, p.first_key + lane) == first + lane;
     }
@@ -157,6 +158,9 @@ struct score_at_positions {
   void check(const call_shape& shape) const { check_at_positions(score, kept, shape); }
 
  private:
+  // Lanes of floats count positions in 32 bits.
+  static constexpr index_t most_in_lanes = 0x7fffff00;
+
   index_t seen(index_t batch) const { return kept.seen[static_cast<std::size_t>(batch)]; }
   // Of a slot that has no token, and is hidden, the last one's position.
   static index_t token(std::span<const token_position> list, index_t slot) {

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "../kept.hpp"
@@ -71,14 +70,10 @@ class ledger {
 
   // Tokens seen, seen + 1, … enter a slot each behind the slots of every head.
   void append(index_t count) {
-    if (count > std::numeric_limits<token_position>::max() - seen_) {
-      raise(message("cache: appending ")
-            << count << " tokens to " << seen_ << " seen, positions end at 2147483647");
-    }
     if (lists_.empty()) lists_.resize(1);
     for (auto& list : lists_) {
       for (index_t i = 0; i < count; ++i) {
-        list.push_back(static_cast<token_position>(seen_ + i));
+        list.push_back(seen_ + i);
       }
     }
     size_ += count;
@@ -90,7 +85,7 @@ class ledger {
     if (lists_.empty()) lists_.resize(1);
     auto& list = lists_[0];
     if (slot >= static_cast<index_t>(list.size())) list.resize(static_cast<std::size_t>(slot) + 1);
-    list[static_cast<std::size_t>(slot)] = static_cast<token_position>(position);
+    list[static_cast<std::size_t>(slot)] = position;
     size_ = static_cast<index_t>(list.size());
     seen_ = position + 1;
   }
@@ -135,10 +130,10 @@ class ledger {
     for (auto& list : lists_) {
       if (static_cast<index_t>(list.size()) > size) {
         forgets = true;
-        seen = std::max(seen, index_t{list[static_cast<std::size_t>(size)]});
+        seen = std::max(seen, list[static_cast<std::size_t>(size)]);
         list.resize(static_cast<std::size_t>(size));
       } else if (!list.empty()) {
-        seen = std::max(seen, index_t{list.back()} + 1);
+        seen = std::max(seen, list.back() + 1);
       }
     }
     size_ = size;
