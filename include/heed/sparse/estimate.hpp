@@ -13,6 +13,7 @@
 // one's own fills one. Work is cut by batch and head for the executor.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -93,6 +94,37 @@ void for_each_score(E&& runner, tensor_view<float, 4> scores, index_t depth, con
   });
 }
 
+// Calls visit(b, h, i, row) with row[j] = factor·q_i·k_j, j < end(i), for one query after the
+// other: memory beside the keys as float is one row for every batch entry and head.
+template <class E, class Q, class K, class End, class Visit>
+void for_each_row_of_products(E&& runner, const Q& q, const K& k, double factor, const End& end,
+                              const Visit& visit) {
+  const index_t heads = q.extent(1), depth = q.extent(3);
+  const index_t group = k.extent(1) == 0 ? 1 : heads / k.extent(1);
+  const auto by = static_cast<float>(factor);
+  table keys({k.extent(0), k.extent(1), k.extent(2), depth});
+  const auto wide = keys.view();
+  for (index_t b = 0; b < k.extent(0); ++b) {
+    for (index_t h = 0; h < k.extent(1); ++h) {
+      for (index_t j = 0; j < k.extent(2); ++j) {
+        read_row(k.row(b, h, j), depth, wide.row(b, h, j));
+      }
+    }
+  }
+  runner.run(q.extent(0) * heads, [&](index_t item, int) {
+    const index_t b = item / heads, h = item % heads;
+    std::vector<float> query(static_cast<std::size_t>(depth));
+    std::vector<float> row(static_cast<std::size_t>(k.extent(2)));
+    for (index_t i = 0; i < q.extent(2); ++i) {
+      read_row(q.row(b, h, i), depth, query.data());
+      for (index_t j = 0; j < end(i); ++j) {
+        row[static_cast<std::size_t>(j)] = by * dot(query.data(), wide.row(b, h / group, j), depth);
+      }
+      visit(b, h, i, row.data());
+    }
+  });
+}
+
 }  // namespace estimation
 
 // Mean of every block of rows: [B, H, L, D] → [B, H, ⌈L / block⌉, D].
@@ -124,26 +156,12 @@ table product_scores(const Q& queries, const K& keys, double factor, E&& runner 
   const auto q = estimation::rows_of(queries);
   const auto k = estimation::rows_of(keys);
   estimation::check_heads_and_depth(q, k);
-  const index_t depth = q.extent(3), group = k.extent(1) == 0 ? 1 : q.extent(1) / k.extent(1);
   table scores({q.extent(0), q.extent(1), q.extent(2), k.extent(2)});
-  const auto by = static_cast<float>(factor);
-  // Keys as float, once.
-  table wide({k.extent(0), k.extent(1), k.extent(2), depth});
-  const auto to = wide.view();
-  for (index_t b = 0; b < k.extent(0); ++b) {
-    for (index_t h = 0; h < k.extent(1); ++h) {
-      for (index_t j = 0; j < k.extent(2); ++j) {
-        estimation::read_row(k.row(b, h, j), depth, to.row(b, h, j));
-      }
-    }
-  }
-  estimation::for_each_score(
-      runner, scores.view(), depth,
-      [&](index_t b, index_t h, index_t i, float* row) {
-        estimation::read_row(q.row(b, h, i), depth, row);
-      },
-      [&](index_t b, index_t h, index_t, index_t j, const std::vector<float>& row) {
-        return by * dot(row.data(), to.row(b, h / group, j), depth);
+  const auto to = scores.view();
+  estimation::for_each_row_of_products(
+      runner, q, k, factor, [&](index_t) { return k.extent(2); },
+      [&](index_t b, index_t h, index_t i, const float* row) {
+        std::copy_n(row, k.extent(2), to.row(b, h, i));
       });
   return scores;
 }
@@ -248,29 +266,28 @@ inline void make_causal(tensor_view<float, 4> scores, const causal_blocks& block
 }
 
 // max over the keys of a block of factor·q·k, for every query; with `causal`, over the keys up to
-// the query's own (−∞ where there is none).
+// the query's own (−∞ where there is none). Memory beside the result is linear in the lengths.
 template <viewable Q, viewable K, executor E = const serial>
 table maximum_scores(const Q& queries, const K& keys, index_t block_k, double factor, bool causal,
                      E&& runner = {}) {
   estimation::check_block("block_k", block_k);
-  const table all = product_scores(queries, keys, factor, runner);
-  const auto from = all.view();
-  const index_t length = from.extent(3), aligned = length - from.extent(2);
-  table scores(
-      {from.extent(0), from.extent(1), from.extent(2), estimation::blocks(length, block_k)},
-      minus_infinity<float>());
+  const auto q = estimation::rows_of(queries);
+  const auto k = estimation::rows_of(keys);
+  estimation::check_heads_and_depth(q, k);
+  const index_t length = k.extent(2), aligned = length - q.extent(2);
+  table scores({q.extent(0), q.extent(1), q.extent(2), estimation::blocks(length, block_k)},
+               minus_infinity<float>());
   const auto to = scores.view();
-  for (index_t b = 0; b < from.extent(0); ++b) {
-    for (index_t h = 0; h < from.extent(1); ++h) {
-      for (index_t i = 0; i < from.extent(2); ++i) {
-        const index_t end = causal ? min(length, i + aligned + 1) : length;
-        for (index_t j = 0; j < end; ++j) {
-          float& best = to(b, h, i, j / block_k);
-          if (is_minus_infinity(best) || from(b, h, i, j) > best) best = from(b, h, i, j);
-        }
-      }
-    }
-  }
+  const auto end = [&](index_t i) { return causal ? min(length, i + aligned + 1) : length; };
+  estimation::for_each_row_of_products(runner, q, k, factor, end,
+                                       [&](index_t b, index_t h, index_t i, const float* row) {
+                                         float* best = to.row(b, h, i);
+                                         for (index_t j = 0; j < end(i); ++j) {
+                                           float& most = best[j / block_k];
+                                           if (is_minus_infinity(most) || row[j] > most)
+                                             most = row[j];
+                                         }
+                                       });
   return scores;
 }
 
@@ -288,23 +305,26 @@ table sampled_mass(const Q& queries, const K& keys, index_t first, index_t step,
   using view = std::remove_const_t<decltype(q)>;
   const view sampled(q.row(0, 0, first), {q.extent(0), q.extent(1), count, q.extent(3)},
                      {q.stride(0), q.stride(1), step * q.stride(2), q.stride(3)});
-  const table scores = product_scores(sampled, keys, factor, runner);
-  const auto from = scores.view();
-  const index_t length = from.extent(3), aligned = length - q.extent(2);
-  table mass({from.extent(0), from.extent(1), 1, length});
+  const auto k = estimation::rows_of(keys);
+  estimation::check_heads_and_depth(q, k);
+  const index_t length = k.extent(2), aligned = length - q.extent(2);
+  table mass({q.extent(0), q.extent(1), 1, length});
   const auto to = mass.view();
-  runner.run(from.extent(0) * from.extent(1), [&](index_t item, int) {
-    const index_t b = item / from.extent(1), h = item % from.extent(1);
-    for (index_t i = 0; i < count; ++i) {
-      const float* row = from.row(b, h, i);
-      const index_t end = causal ? min(length, first + i * step + aligned + 1) : length;
-      float highest = 0, total = 0;
-      for (index_t j = 0; j < end; ++j) highest = j == 0 || row[j] > highest ? row[j] : highest;
-      for (index_t j = 0; j < end; ++j) total += std::exp(row[j] - highest);
-      const float share = 1 / (total * static_cast<float>(count));
-      for (index_t j = 0; j < end; ++j) to(b, h, 0, j) += std::exp(row[j] - highest) * share;
-    }
-  });
+  const auto end = [&](index_t i) {
+    return causal ? min(length, first + i * step + aligned + 1) : length;
+  };
+  estimation::for_each_row_of_products(
+      runner, sampled, k, factor, end, [&](index_t b, index_t h, index_t i, const float* row) {
+        float highest = 0, total = 0;
+        for (index_t j = 0; j < end(i); ++j) {
+          highest = j == 0 || row[j] > highest ? row[j] : highest;
+        }
+        for (index_t j = 0; j < end(i); ++j) total += std::exp(row[j] - highest);
+        const float share = 1 / (total * static_cast<float>(count));
+        for (index_t j = 0; j < end(i); ++j) {
+          to(b, h, 0, j) += std::exp(row[j] - highest) * share;
+        }
+      });
   return mass;
 }
 
