@@ -38,14 +38,7 @@ inline std::vector<sequence> backward_sequences(const operand& q, const operand&
                                                 const operand& v, const options& how,
                                                 const backward_options& more) {
   if (more.cu_q.empty()) return padded_sequences(q, one_source(k, v, how), how);
-  std::vector<sequence> sequences;
-  for (std::size_t n = 0; n + 1 < more.cu_q.size(); ++n) {
-    sequences.push_back({static_cast<index_t>(n),
-                         0,
-                         {more.cu_q[n], more.cu_q[n + 1] - more.cu_q[n]},
-                         {{more.cu_k[n], more.cu_k[n + 1] - more.cu_k[n]}}});
-  }
-  return sequences;
+  return ragged_sequences(q, k, more.cu_q, more.cu_k, how);
 }
 
 }  // namespace detail

@@ -226,14 +226,8 @@ inline weighted_result ragged_weighted_attention(const operand& q, const operand
                                                  const std::vector<index_t>& cu_k,
                                                  const std::vector<row_map>& maps,
                                                  const options& how = {}) {
-  std::vector<detail::sequence> sequences;
-  for (std::size_t n = 0; n + 1 < cu_q.size(); ++n) {
-    sequences.push_back({static_cast<index_t>(n),
-                         0,
-                         {cu_q[n], cu_q[n + 1] - cu_q[n]},
-                         {{cu_k[n], cu_k[n + 1] - cu_k[n]}}});
-  }
-  return detail::attend_rows(q, detail::one_source(k, v, how), sequences, maps, how);
+  return detail::attend_rows(q, detail::one_source(k, v, how),
+                             detail::ragged_sequences(q, k, cu_q, cu_k, how), maps, how);
 }
 
 // ---- what observers report, of weights [rows][columns]
