@@ -98,6 +98,10 @@ class gathered_view {
   // Every row number of the first lengths[s] (all where null) of each list must exist; where rows
   // are written, no two may be the same row.
   HEED_NOINLINE void check(const char* name, const index_t* lengths, bool written) const {
+    if (rows_.data() == nullptr && !rows_.empty()) {
+      raise(message(name) << ": row numbers are null, extents are [" << rows_.extent(0) << ", "
+                          << rows_.extent(1) << ", " << rows_.extent(2) << "]");
+    }
     const index_t length = base_.extent(2), lists = rows_.extent(1);
     const index_t rows_of_base = base_.extent(0) * base_.extent(1) * length;
     unsigned char* seen = nullptr;

@@ -103,9 +103,7 @@ void attend_rows(const Q& q, const K& k, const V& v, const Out& out, const row_n
   const gathered_view keys(k, rows.key_view(), where.folds);
   const gathered_view values(v, rows.key_view(), where.folds);
   const gathered_view result(out, rows.query_view(), where.folds);
-  [[maybe_unused]] const tensor_view<const index_t, 4>::shape extents{
-      q.extent(0), where.folds * where.heads_per_fold, q.extent(2), q.extent(3)};
-  auto call = std::make_tuple(carried<Modifiers>(modifiers, where, rows.query_counts, extents)...);
+  auto call = std::make_tuple(carried<Modifiers>(modifiers, where, rows.query_counts)...);
   std::apply(
       [&](auto&... own) {
         heed::attention<Backend>(queries, keys, values, result, key_lengths{rows.key_counts},
@@ -139,7 +137,11 @@ void attention(const Q& q, const K& k, const V& v, Out&& out, const row_list& li
   const auto result = output_view_of(out).template lifted<4>();
   lists::check_axes("k", keys, "q", queries, false);
   lists::check_axes("v", values, "k", keys, true);
-  lists::check_axes("out", result, "q", queries, true);
+  const auto query = heed::detail::erase("q", queries), output = heed::detail::erase("out", result);
+  const auto key = heed::detail::erase("k", keys), value = heed::detail::erase("v", values);
+  heed::detail::check_output(query, output);
+  for (const auto& in : {query, key, value}) heed::detail::check_disjoint(output, in);
+  (check_log_sum_exp(modifiers, query, output, key, value), ...);
   const index_t heads = queries.extent(1), key_heads = keys.extent(1);
   const index_t listed_heads = list.shape.heads;
   if (listed_heads != 1 && listed_heads != key_heads && listed_heads != heads) {

@@ -14,6 +14,7 @@
 #include "../core/gathered.hpp"
 #include "../core/position.hpp"
 #include "../core/score_term.hpp"
+#include "../dense/attention.hpp"
 #include "../dense/options.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -106,13 +107,26 @@ auto at_original(const M& modifier, const original_positions& where) {
   }
 }
 
+// The log-sum-exp of the operands, which the gathered call does not see: it has q's batch, heads
+// and length, rows of its own, and no memory of q or the others.
+template <class M, class... Others>
+void check_log_sum_exp([[maybe_unused]] const M& modifier,
+                       [[maybe_unused]] const heed::detail::operand& q,
+                       [[maybe_unused]] const Others&... others) {
+  if constexpr (heed::detail::is_lse_to<M>) {
+    const auto lse = heed::detail::erase("lse", modifier.view.template lifted<3>());
+    heed::detail::check_output(q, lse);
+    heed::detail::check_disjoint(lse, q);
+    (heed::detail::check_disjoint(lse, others), ...);
+  }
+}
+
 // A modifier as the gathered call takes it, and what is left to do after the call.
 template <class M>
 struct carried {
   M own;
   original_positions where;
-  carried(const M& modifier, const original_positions& positions, std::span<const index_t>,
-          const tensor_view<const index_t, 4>::shape&)
+  carried(const M& modifier, const original_positions& positions, std::span<const index_t>)
       : own(modifier), where(positions) {}
   auto modifier(index_t) const { return at_original(own, where); }
   void finish() const {}
@@ -125,22 +139,12 @@ struct carried<lse_to<T, Rank>> {
   typename tensor_view<T, 3>::shape extents;
   std::vector<T> listed;
 
-  // `operands` are the extents of q.
   carried(const lse_to<T, Rank>& own, const original_positions& positions,
-          std::span<const index_t> counts, const tensor_view<const index_t, 4>::shape& operands)
+          std::span<const index_t> counts)
       : target(own.view.template lifted<3>()),
         where(positions),
         query_counts(counts),
-        extents{positions.query_rows.extent(0), 0, positions.query_rows.extent(2)} {
-    const char* const axes[] = {"batch", "head count", "length"};
-    for (int axis = 0; axis < 3; ++axis) {
-      if (target.extent(axis) != operands[static_cast<std::size_t>(axis)]) {
-        raise(message("lse: ") << axes[axis] << " " << target.extent(axis) << " differs from q's "
-                               << operands[static_cast<std::size_t>(axis)]);
-      }
-    }
-    if (target.data() == nullptr && !target.empty()) raise("lse: data is null");
-  }
+        extents{positions.query_rows.extent(0), 0, positions.query_rows.extent(2)} {}
   // Of the log-sum-exp in the order of the lists, with that many heads per sequence.
   lse_to<T, 3> modifier(index_t heads) {
     extents[1] = heads;

@@ -213,6 +213,25 @@ TEST(gathered, errors) {
                 " a second time");
   EXPECT_EQ(call(k.read(), gathered_view<float>(x.view(), lists(2, 1, 3, 10, 1).view())),
             "out: batch 2 differs from q's 4");
+  using row_numbers = tensor_view<const index_t, 3>;
+  EXPECT_EQ(call(gathered_view<const float>(x.read(), row_numbers(nullptr, {4, 1, 3})), out.view()),
+            "k: row numbers are null, extents are [4, 1, 3]");
+  EXPECT_EQ(call(k.read(), gathered_view<float>(target.view(), row_numbers(nullptr, {4, 1, 3}))),
+            "out: row numbers are null, extents are [4, 1, 3]");
+  std::vector<float> lse(4 * 4 * 3, 42.0f);
+  const lists rows_of_out(4, 1, 3, 10, 5);
+  const auto with_lse = [&](const tensor_view<float, 3>::shape& strides) {
+    return error_of([&] {
+      heed::attention(q.read(), k.read(), k.read(),
+                      gathered_view<float>(target.view(), rows_of_out.view()),
+                      heed::lse_to{tensor_view<float, 3>(lse.data(), {4, 4, 3}, strides)});
+    });
+  };
+  EXPECT_EQ(with_lse({12, 0, 1}),
+            "lse: axis 1 of extent 4 has stride 0, its rows would overwrite each other");
+  EXPECT_EQ(with_lse({12, 2, 1}),
+            "lse: rows of 4 bytes at its bytes 8 and 8 would overwrite each other");
+  for (const float number : lse) EXPECT_EQ(number, 42.0f);
   // Nothing was written.
   target.for_each([](float& value) { EXPECT_TRUE(heed_test::is_nan(static_cast<double>(value))); });
 }

@@ -114,6 +114,26 @@ TEST(dense_errors, strides) {
   c.expect_plain("out: axis 0 of extent 2 has stride 0, its rows would overwrite each other");
 }
 
+TEST(dense_errors, rows_that_overlap_each_other) {
+  call c;
+  c.out = view(c.out_data.data(), {2, 4, 5, 6}, {120, 30, 5, 1});
+  c.expect_plain("out: rows of 24 bytes at its bytes 0 and 20 would overwrite each other");
+  c.out = view(c.out_data.data(), {2, 4, 5, 6}, {120, 24, 6, 1});
+  c.expect_plain("out: rows of 24 bytes at its bytes 96 and 96 would overwrite each other");
+  c.out = view(c.out_data.data() + 300, {2, 4, 5, 6}, {120, -24, 6, 1});
+  c.expect_plain("out: rows of 24 bytes at its bytes 96 and 96 would overwrite each other");
+  c = call();
+  c.lse = heed::tensor_view<float, 3>(c.lse_data.data(), {2, 4, 5}, {20, 4, 1});
+  c.expect_plain("lse: rows of 4 bytes at its bytes 16 and 16 would overwrite each other");
+  // Steps of 2 and 3 rows reach past each other, and meet nowhere.
+  std::vector<float> rows(8 * 6, -1.f);
+  heed::attention(
+      const_view(c.q_data.data(), {1, 2, 2, 8}), const_view(c.k_data.data(), {1, 2, 7, 8}),
+      const_view(c.v_data.data(), {1, 2, 7, 6}), view(rows.data(), {1, 2, 2, 6}, {0, 18, 12, 1}));
+  EXPECT_EQ(rows[6], -1.f);
+  EXPECT_NE(rows[12], -1.f);
+}
+
 TEST(dense_errors, null_data) {
   call c;
   c.q = const_view(nullptr, {2, 4, 5, 8});

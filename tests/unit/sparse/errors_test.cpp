@@ -113,6 +113,39 @@ TEST(errors, operands_that_gathering_would_hide) {
             "lse: length 15 differs from q's 16");
 }
 
+// Lists give each query head a call of its own; memory that the operands share is looked for
+// before.
+TEST(errors, memory_of_outputs) {
+  fixture x;
+  const auto list = rows(1, 4, 16, 24);
+  std::vector<float> numbers(2 * 4 * 16 * 8, 42.0f);
+  using lse_view = tensor_view<float, 3>;
+  const auto with_lse = [&](const lse_view& lse) {
+    return error_of(x.out, [&] {
+      sparse::attention(x.q.read(), x.k.read(), x.v.read(), x.out.view(), list, heed::lse_to{lse});
+    });
+  };
+  EXPECT_EQ(with_lse({numbers.data(), {2, 4, 16}, {64, 0, 1}}),
+            "lse: axis 1 of extent 4 has stride 0, its rows would overwrite each other");
+  EXPECT_EQ(with_lse({numbers.data(), {2, 4, 16}, {64, 8, 1}}),
+            "lse: rows of 4 bytes at its bytes 32 and 32 would overwrite each other");
+  EXPECT_EQ(with_lse({nullptr, {2, 4, 16}}), "lse: data is null, extents are [2, 4, 16, 1]");
+  EXPECT_EQ(with_lse({x.k.view().data(), {2, 4, 16}}), "lse: overlaps k, in the row at its byte 0");
+  EXPECT_EQ(with_lse({x.q.view().data() + 8, {2, 4, 16}}),
+            "lse: overlaps q, in the row at its byte 32");
+  for (const float number : numbers) EXPECT_EQ(number, 42.0f);
+  const auto result = [&](const tensor_view<float, 4>& out, const tensor_view<const float, 4>& q) {
+    return error_of(x.out, [&] { sparse::attention(q, x.k.read(), x.v.read(), out, list); });
+  };
+  EXPECT_EQ(result({numbers.data(), {2, 4, 16, 8}, {512, 128, 4, 1}}, x.q.read()),
+            "out: rows of 32 bytes at its bytes 0 and 16 would overwrite each other");
+  // Head 0 of out is head 1 of q: two heads of one group, which different calls would use.
+  std::vector<float> shared(3 * 4 * 16 * 8, 1.0f);
+  EXPECT_EQ(result({shared.data() + 128, {2, 4, 16, 8}}, {shared.data(), {2, 4, 16, 8}}),
+            "out: overlaps q, in the row at its byte 512");
+  for (const float number : shared) EXPECT_EQ(number, 1.0f);
+}
+
 TEST(errors, layouts) {
   using heed_test::error_of;
   const std::vector<index_t> random = {0, 7};

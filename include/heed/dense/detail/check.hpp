@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <span>
+#include <utility>
 
 #include "../../core/error.hpp"
 #include "../../core/gathered.hpp"
@@ -50,8 +51,10 @@ template <listed_rows X>
 operand erase(const char* name, const X& x) {
   operand result = erase(name, x.base());
   for (int axis = 0; axis < 4; ++axis) result.extents[axis] = x.extent(axis);
-  // Between neighbours of an axis anything may lie: check() of the view looks at the rows.
-  for (index_t& stride : result.strides) stride = result.row_bytes;
+  // Between neighbours of an axis anything may lie: check() of the view looks at the rows. Here
+  // they stand one after the other.
+  index_t stride = result.row_bytes;
+  for (int axis = 2; axis >= 0; stride *= result.extents[axis--]) result.strides[axis] = stride;
   return result;
 }
 
@@ -205,13 +208,42 @@ HEED_NOINLINE inline void check_rows(const operand& x, const operand& like) {
   require_equal(x.name, "length", x.extents[2], like.name, like.extents[2]);
 }
 
-// No two rows of an output are the same memory.
+// No two rows of an output share memory.
 HEED_NOINLINE inline void check_distinct_rows(const operand& out) {
-  for (int axis = 0; axis < 3 && !out.empty(); ++axis) {
+  if (out.empty()) return;
+  for (int axis = 0; axis < 3; ++axis) {
     if (out.extents[axis] > 1 && out.strides[axis] == 0) {
       raise(message(out.name) << ": axis " << axis << " of extent " << out.extents[axis]
                               << " has stride 0, its rows would overwrite each other");
     }
+  }
+  // Rows are apart where every axis steps over all that the axes of shorter steps reach.
+  const auto step = [&](int axis) {
+    return out.strides[axis] < 0 ? -out.strides[axis] : out.strides[axis];
+  };
+  int axes[3] = {2, 1, 0};
+  for (const int at : {0, 1, 0}) {
+    if (step(axes[at + 1]) < step(axes[at])) std::swap(axes[at], axes[at + 1]);
+  }
+  index_t reach = out.row_bytes;
+  bool apart = true;
+  for (const int axis : axes) {
+    if (out.extents[axis] == 1) continue;
+    apart = apart && step(axis) >= reach;
+    reach += (out.extents[axis] - 1) * step(axis);
+  }
+  if (apart) return;
+  // And elsewhere where no two of them meet.
+  index_t count = 0, meet = 0;
+  byte_range* const rows = sorted_rows(out, count);
+  while (meet + 1 < count && rows[meet].end <= rows[meet + 1].begin) ++meet;
+  const char* const first = reach_of(out).begin;
+  const index_t one = rows[meet].begin - first;
+  const index_t other = meet + 1 < count ? rows[meet + 1].begin - first : -1;
+  std::free(rows);
+  if (other >= 0) {
+    raise(message(out.name) << ": rows of " << out.row_bytes << " bytes at its bytes " << one
+                            << " and " << other << " would overwrite each other");
   }
 }
 
