@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "../dense/attention.hpp"
@@ -107,11 +108,13 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
   const tensor_view<Real, 4> part(numbers.data(), {sequences, 1, how.queries, depth});
   std::vector<Real> sum(static_cast<std::size_t>(heads * q.extent(2) * depth)),
       times(static_cast<std::size_t>(heads * q.extent(2)));
-  const auto folded = [&](const auto& memory) {
-    using T = std::remove_const_t<typename std::remove_cvref_t<decltype(memory)>::element_type>;
-    return tensor_view<const T, 4>(memory.data(),
-                                   {sequences, 1, memory.extent(2), memory.extent(3)},
-                                   {memory.stride(1), 0, memory.stride(2), 1});
+  // Every cluster's memory is a sequence, in whatever order heads and clusters lie.
+  std::vector<index_t> places(static_cast<std::size_t>(memory_k.extent(2)));
+  std::iota(places.begin(), places.end(), index_t{0});
+  const tensor_view<const index_t, 3> all_places(places.data(), {sequences, 1, memory_k.extent(2)},
+                                                 {0, 0, 1});
+  const auto of_clusters = [&](const auto& memory) {
+    return gathered_view(memory, all_places, clusters);
   };
   for (index_t b = 0; b < q.extent(0); ++b) {
     const tensor_view<const index_t, 3> query_rows(taken_q.data() + b * sequences * how.queries,
@@ -123,11 +126,12 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
     const gathered_view queries(q.slice(0, b, 1), query_rows, heads);
     const gathered_view keys(k.slice(0, b, 1), key_rows, heads);
     const gathered_view values(v.slice(0, b, 1), key_rows, heads);
-    if (memory_k.extent(2) == 0) {
+    if (memory_k.extent(2) == 0 || clusters == 0) {
       heed::attention<Backend>(queries, keys, values, part, past, modifiers...);
     } else {
       heed::attention<Backend>(
-          queries, sources{source{folded(memory_k), folded(memory_v)}, source{keys, values, past}},
+          queries,
+          sources{source{of_clusters(memory_k), of_clusters(memory_v)}, source{keys, values, past}},
           part, modifiers...);
     }
     std::fill(sum.begin(), sum.end(), Real(0));

@@ -108,6 +108,23 @@ TYPED_TEST(routed_methods, routing_transformer) {
   }
 }
 
+// Memories of clusters are read in whatever order heads and clusters lie.
+TYPED_TEST(routed_methods, memories_of_clusters_have_any_strides) {
+  tensor<float> q(2, 3, 50, 16), v(2, 3, 50, 11), means(1, 3, 5, 16);
+  q.fill(1), v.fill(2), means.fill(3);
+  const tensor_view<const float, 3> of_head(means.read().data(), {3, 5, 16});
+  const auto run = [&](layout how) {
+    tensor<float> k(3, 5, 6, 16, how), values(3, 5, 6, 11, how), out(2, 3, 50, 11);
+    k.fill(4), values.fill(5);
+    routed::routing_transformer<TypeParam>(q.read(), q.read(), v.read(), of_head, k.read(),
+                                           values.read(), {12, 20, true}, out.view());
+    return std::vector<float>(out.read().data(), out.read().data() + 2 * 3 * 50 * 11);
+  };
+  const std::vector<float> wanted = run(layout::dense);
+  EXPECT_EQ(run(layout::by_token), wanted);
+  EXPECT_EQ(run(layout::padded), wanted);
+}
+
 TYPED_TEST(routed_methods, biformer) {
   for (const auto& [height, width, windows, topk] :
        {std::array<index_t, 4>{12, 8, 4, 3}, {9, 15, 3, 1}, {4, 4, 2, 4}, {5, 5, 1, 1}}) {
