@@ -24,7 +24,7 @@ inline block_list local(const call_shape& call, index_t window, index_t back, in
   block_shape shape = blocks_of(call, window, window);
   shape.batches = shape.heads = 1;
   return list_where(shape, [&](index_t, index_t, index_t i, index_t j) {
-    return j >= i - back && j <= i + ahead;
+    return i - j <= back && j - i <= ahead;
   });
 }
 

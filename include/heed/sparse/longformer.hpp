@@ -40,8 +40,12 @@ inline block_list bslongformer(index_t blocks, index_t block, index_t width,
 class longformer_mask {
  public:
   longformer_mask(const tensor_view<const index_t, 2>& state, index_t window)
-      : state_(state), window_(window) {
+      : state_(state), window_(min(window, everything)) {
     if (window < 0) raise(message("longformer: window ") << window << " is negative");
+    if (state.data() == nullptr && !state.empty()) {
+      raise(message("longformer: state of [")
+            << state.extent(0) << ", " << state.extent(1) << "] is null");
+    }
   }
   bool operator()(const position& p) const {
     const index_t key = state_(p.batch, p.k);
@@ -70,6 +74,9 @@ class longformer_mask {
   }
 
  private:
+  // Beyond every position, and far enough from the end of the range to be added to one.
+  static constexpr index_t everything = index_t{1} << 61;
+
   tensor_view<const index_t, 2> state_;
   index_t window_;
 };

@@ -64,7 +64,7 @@ inline void positive(const char* name, index_t value) {
 // bands of w = back·block keys are this & window{w − 1, 0}.
 inline block_list openai_local(index_t blocks, index_t block, index_t back) {
   return list_where(layouts::square(1, blocks, block), [&](index_t, index_t, index_t i, index_t j) {
-    return j <= i && j + back >= i;
+    return j <= i && i - j <= back;
   });
 }
 

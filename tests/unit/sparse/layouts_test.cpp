@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <set>
@@ -231,6 +232,27 @@ TEST(layouts, heads_see_different_summaries) {
       1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1,  // head 1: global 2 and 5
       1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1};
   EXPECT_EQ(layout_of(fixed, 2), wanted);
+}
+
+// A reach beyond every position is no limit.
+TEST(layouts, take_any_reach) {
+  constexpr index_t most = std::numeric_limits<index_t>::max();
+  const heed::call_shape call{1, 1, 40, 40};
+  const index_t blocks = 10, pairs = blocks * (blocks + 1) / 2;
+  const auto count = [](const sparse::block_list& list) {
+    return static_cast<index_t>(list.blocks.size());
+  };
+  EXPECT_EQ(count(sparse::local(call, 4, most, 0)), pairs);
+  EXPECT_EQ(count(sparse::local(call, 4, 0, most)), pairs);
+  EXPECT_EQ(count(sparse::openai_local(blocks, 4, most)), pairs);
+  const std::vector<index_t> state(40, 0);
+  const sparse::longformer_mask mask(heed::tensor_view<const index_t, 2>(state.data(), {1, 40}),
+                                     most);
+  index_t seen = 0;
+  mask.for_each_key_run({0, 0, 8, 16, 0, 40, 40, 40},
+                        [&](index_t begin, index_t end) { seen += end - begin; });
+  EXPECT_EQ(seen, 40);
+  EXPECT_TRUE(mask({0, 0, 0, 39, 40, 40}));
 }
 
 }  // namespace
