@@ -52,8 +52,8 @@ struct region_options {
 // The regions that every region routes to, highest first: [B, regions, topk].
 template <viewable Q, viewable K>
 std::vector<index_t> region_routes(const Q& q, const K& k, const region_options& how) {
-  const auto queries = sparse::estimation::rows_of(q);
-  const auto keys = sparse::estimation::rows_of(k);
+  const auto queries = sparse::estimation::rows_of("q", q);
+  const auto keys = sparse::estimation::rows_of("k", k);
   how.check(queries.extent(2));
   sparse::lists::check_axes("k", keys, "q", queries, true);
   const sparse::top_k keep(how.topk);
@@ -96,9 +96,9 @@ void biformer(const Q& q_, const K& k_, const V& v_, const region_options& how, 
                          heed::detail::is_any_of<Modifiers, scratch, count_tiles>)),
                 "heed::routed::biformer takes on, scratch and count_tiles; masks and scores would "
                 "see places in the lists of regions");
-  const auto q = sparse::estimation::rows_of(q_);
-  const auto k = sparse::estimation::rows_of(k_);
-  const auto v = sparse::estimation::rows_of(v_);
+  const auto q = sparse::estimation::rows_of("q", q_);
+  const auto k = sparse::estimation::rows_of("k", k_);
+  const auto v = sparse::estimation::rows_of("v", v_);
   const auto out = output_view_of(result).template lifted<4>();
   sparse::estimation::check_heads_and_depth(q, k);
   if (k.extent(1) != q.extent(1) || k.extent(2) != q.extent(2)) {
@@ -133,7 +133,7 @@ void biformer(const Q& q_, const K& k_, const V& v_, const region_options& how, 
 template <viewable X, class W, class T, int Rank>
 void add_depthwise(const X& x_, const tensor_view<W, 3>& weight, const tensor_view<W, 1>& bias,
                    index_t height, index_t width, const tensor_view<T, Rank>& result) {
-  const auto x = sparse::estimation::rows_of(x_);
+  const auto x = sparse::estimation::rows_of("x", x_);
   const auto out = result.template lifted<4>();
   const index_t depth = x.extent(3), side = weight.extent(1), reach = side / 2;
   for (int axis : {0, 1, 2, 3}) {
@@ -142,8 +142,9 @@ void add_depthwise(const X& x_, const tensor_view<W, 3>& weight, const tensor_vi
             << out.extent(axis) << " of axis " << axis << " differs from x's " << x.extent(axis));
     }
   }
-  if (x.extent(2) != height * width) {
-    raise(message("x: length ") << x.extent(2) << " differs from the image's " << height * width);
+  if (height < 0 || width < 0 || x.extent(2) != height * width) {
+    raise(message("x: length ") << x.extent(2) << " differs from an image of " << height << " by "
+                                << width);
   }
   if (side % 2 == 0 || weight.extent(2) != side || weight.extent(0) != x.extent(1) * depth ||
       bias.extent(0) != weight.extent(0)) {
@@ -152,6 +153,11 @@ void add_depthwise(const X& x_, const tensor_view<W, 3>& weight, const tensor_vi
                                << "and one bias for each of " << x.extent(1) * depth
                                << " channels");
   }
+  const auto written = heed::detail::erase("out", out), read = heed::detail::erase("x", x);
+  heed::detail::check_output(read, written);
+  heed::detail::check_disjoint(written, read);
+  sparse::estimation::check_data("weight", weight);
+  sparse::estimation::check_data("bias", bias);
   using Real = accumulator<view_element<X>, W, T>;
   for (index_t b = 0; b < x.extent(0); ++b) {
     for (index_t h = 0; h < x.extent(1); ++h) {

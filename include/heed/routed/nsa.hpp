@@ -40,11 +40,11 @@ template <viewable Q, viewable C, executor E = const serial>
 sparse::block_list nsa_list(const Q& q, const C& k_cmp, const nsa_options& how, E&& runner = {}) {
   const sparse::top_k keep(how.count);
   sparse::estimation::check_block("block", how.block);
-  const double depth = static_cast<double>(sparse::estimation::rows_of(q).extent(3));
+  const double depth = static_cast<double>(sparse::estimation::rows_of("q", q).extent(3));
   const sparse::table scores =
       sparse::product_scores(q, k_cmp, how.scale != 0 ? how.scale : 1 / std::sqrt(depth), runner);
   const auto from = scores.view();
-  const index_t heads = sparse::estimation::rows_of(k_cmp).extent(1);
+  const index_t heads = sparse::estimation::rows_of("k_cmp", k_cmp).extent(1);
   const index_t group = heads == 0 ? 1 : from.extent(1) / heads, blocks = from.extent(3);
   sparse::table importance({from.extent(0), heads, from.extent(2), blocks},
                            minus_infinity<float>());
@@ -100,11 +100,12 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
   }
   if (how.window < 1) raise(message("nsa: window ") << how.window << " is not positive");
   const index_t blocks = sparse::blocks_of(call, 1, how.block).key_blocks;
-  if (sparse::estimation::rows_of(k_cmp).extent(2) != blocks) {
-    raise(message("k_cmp: length ") << sparse::estimation::rows_of(k_cmp).extent(2)
+  if (sparse::estimation::rows_of("k_cmp", k_cmp).extent(2) != blocks) {
+    raise(message("k_cmp: length ") << sparse::estimation::rows_of("k_cmp", k_cmp).extent(2)
                                     << " differs from the number of blocks, " << blocks);
   }
   for (const auto* gate : {&gates.compressed, &gates.selected, &gates.window}) {
+    sparse::estimation::check_data("gates", *gate);
     if (gate->extent(0) != call.batches || gate->extent(1) != call.heads ||
         gate->extent(2) != call.queries) {
       raise(message("gates: [") << gate->extent(0) << ", " << gate->extent(1) << ", "
@@ -117,7 +118,7 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
   heed::detail::check_operand(written);
   heed::detail::check_distinct_rows(written);
   if (out.empty()) return;
-  const double depth = static_cast<double>(sparse::estimation::rows_of(q).extent(3));
+  const double depth = static_cast<double>(sparse::estimation::rows_of("q", q).extent(3));
   const scale factor(how.scale != 0 ? how.scale : 1 / std::sqrt(depth > 0 ? depth : 1));
   const sparse::block_list list = nsa_list(q, k_cmp, how, runner);
   std::vector<Real> numbers[3];

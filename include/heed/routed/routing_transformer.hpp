@@ -32,7 +32,7 @@ struct cluster_options {
 // The rows that every cluster takes, ascending: [B·H·clusters, 1, count].
 template <viewable X, class M>
 std::vector<index_t> cluster_rows(const X& x, const tensor_view<M, 3>& means, index_t count) {
-  const auto rows = sparse::estimation::rows_of(x);
+  const auto rows = sparse::estimation::rows_of("x", x);
   const index_t length = rows.extent(2), depth = rows.extent(3), heads = rows.extent(1);
   const sparse::top_k keep(count);
   if (count > length) {
@@ -68,9 +68,9 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
                          heed::detail::is_any_of<Modifiers, scale, scratch>)),
                 "heed::routed::routing_transformer takes scale, on and scratch; masks and scores "
                 "would see places in the lists of clusters");
-  const auto q = sparse::estimation::rows_of(q_);
-  const auto k = sparse::estimation::rows_of(k_);
-  const auto v = sparse::estimation::rows_of(v_);
+  const auto q = sparse::estimation::rows_of("q", q_);
+  const auto k = sparse::estimation::rows_of("k", k_);
+  const auto v = sparse::estimation::rows_of("v", v_);
   const auto out = output_view_of(result).template lifted<4>();
   using out_type = typename std::remove_cvref_t<decltype(out)>::value_type;
   using Real = accumulator<view_element<Q>, view_element<K>, view_element<V>, out_type>;
@@ -87,6 +87,7 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
   same("out", "depth", depth, v.extent(3));
   same("means", "head count", means.extent(0), heads);
   same("means", "depth", means.extent(2), q.extent(3));
+  sparse::estimation::check_data("means", means);
   for (int axis : {0, 1}) {
     same("memory_k", "extent", memory_k.extent(axis), means.extent(axis));
     same("memory_v", "extent", memory_v.extent(axis), means.extent(axis));

@@ -25,11 +25,13 @@ namespace sparse {
 
 namespace lists {
 
-// The sizes that masks see.
+// The sizes that masks see. Selections read q and k before a call of attention could check them.
 template <class Q, class K>
 call_shape shape_of(const Q& q, const K& k) {
   const auto queries = read_view_of(q).template lifted<4>();
   const auto keys = read_view_of(k).template lifted<4>();
+  heed::detail::check_operand(heed::detail::erase("q", queries));
+  heed::detail::check_operand(heed::detail::erase("k", keys));
   return {queries.extent(0), queries.extent(1), queries.extent(2), keys.extent(2)};
 }
 

@@ -50,12 +50,25 @@ HEED_INLINE float dot(const float* a, const float* b, index_t n) {
 
 namespace estimation {
 
-inline index_t blocks(index_t length, index_t block) { return (length + block - 1) / block; }
+inline index_t blocks(index_t length, index_t block) {
+  return length / block + (length % block != 0);
+}
 
-// Any tensor as float rows [B, H, L, D].
+// An operand that is read here, before a call of attention could look at it.
+template <class T, int Rank>
+void check_data(const char* name, const tensor_view<T, Rank>& x) {
+  if (x.data() != nullptr || x.empty()) return;
+  message text(name);
+  text << ": data is null, extents are [" << x.extent(0);
+  for (int axis = 1; axis < Rank; ++axis) text << ", " << x.extent(axis);
+  raise(text << "]");
+}
+// Any tensor as rows [B, H, L, D].
 template <viewable X>
-auto rows_of(const X& x) {
-  return read_view_of(x).template lifted<4>();
+auto rows_of(const char* name, const X& x) {
+  const auto rows = read_view_of(x).template lifted<4>();
+  check_data(name, rows);
+  return rows;
 }
 template <class T>
 HEED_INLINE void read_row(const T* from, index_t depth, float* to) {
@@ -131,7 +144,7 @@ void for_each_row_of_products(E&& runner, const Q& q, const K& k, double factor,
 template <viewable X, executor E = const serial>
 table pooled_means(const X& x, index_t block, E&& runner = {}) {
   estimation::check_block("block", block);
-  const auto rows = estimation::rows_of(x);
+  const auto rows = estimation::rows_of("x", x);
   const index_t length = rows.extent(2), depth = rows.extent(3), heads = rows.extent(1);
   table means({rows.extent(0), heads, estimation::blocks(length, block), depth});
   const auto out = means.view();
@@ -153,8 +166,8 @@ table pooled_means(const X& x, index_t block, E&& runner = {}) {
 // factor·q_i·k_j for tables or tensors of queries and keys; query head h reads key head h / group.
 template <viewable Q, viewable K, executor E = const serial>
 table product_scores(const Q& queries, const K& keys, double factor, E&& runner = {}) {
-  const auto q = estimation::rows_of(queries);
-  const auto k = estimation::rows_of(keys);
+  const auto q = estimation::rows_of("q", queries);
+  const auto k = estimation::rows_of("k", keys);
   estimation::check_heads_and_depth(q, k);
   table scores({q.extent(0), q.extent(1), q.extent(2), k.extent(2)});
   const auto to = scores.view();
@@ -170,7 +183,7 @@ table product_scores(const Q& queries, const K& keys, double factor, E&& runner 
 template <viewable Q, viewable K, executor E = const serial>
 table pooled_scores(const Q& q, const K& k, index_t block_q, index_t block_k, double scale = 0,
                     E&& runner = {}) {
-  const double depth = static_cast<double>(estimation::rows_of(q).extent(3));
+  const double depth = static_cast<double>(estimation::rows_of("q", q).extent(3));
   const table queries = pooled_means(q, block_q, runner), keys = pooled_means(k, block_k, runner);
   return product_scores(queries.view(), keys.view(),
                         scale != 0 ? scale : 1 / std::sqrt(depth > 0 ? depth : 1), runner);
@@ -180,7 +193,7 @@ table pooled_scores(const Q& q, const K& k, index_t block_q, index_t block_k, do
 template <viewable K, executor E = const serial>
 std::pair<table, table> block_bounds(const K& keys, index_t block, E&& runner = {}) {
   estimation::check_block("block", block);
-  const auto k = estimation::rows_of(keys);
+  const auto k = estimation::rows_of("k", keys);
   const index_t length = k.extent(2), depth = k.extent(3), heads = k.extent(1);
   const tensor_view<float, 4>::shape extents{k.extent(0), heads, estimation::blocks(length, block),
                                              depth};
@@ -206,7 +219,7 @@ std::pair<table, table> block_bounds(const K& keys, index_t block, E&& runner = 
 template <viewable Q, executor E = const serial>
 table bound_scores(const Q& queries, const std::pair<table, table>& bounds, double factor,
                    E&& runner = {}) {
-  const auto q = estimation::rows_of(queries);
+  const auto q = estimation::rows_of("q", queries);
   const auto low = bounds.first.view(), high = bounds.second.view();
   estimation::check_heads_and_depth(q, low);
   const index_t depth = q.extent(3), group = low.extent(1) == 0 ? 1 : q.extent(1) / low.extent(1);
@@ -271,8 +284,8 @@ template <viewable Q, viewable K, executor E = const serial>
 table maximum_scores(const Q& queries, const K& keys, index_t block_k, double factor, bool causal,
                      E&& runner = {}) {
   estimation::check_block("block_k", block_k);
-  const auto q = estimation::rows_of(queries);
-  const auto k = estimation::rows_of(keys);
+  const auto q = estimation::rows_of("q", queries);
+  const auto k = estimation::rows_of("k", keys);
   estimation::check_heads_and_depth(q, k);
   const index_t length = k.extent(2), aligned = length - q.extent(2);
   table scores({q.extent(0), q.extent(1), q.extent(2), estimation::blocks(length, block_k)},
@@ -297,7 +310,7 @@ template <viewable Q, viewable K, executor E = const serial>
 table sampled_mass(const Q& queries, const K& keys, index_t first, index_t step, double factor,
                    bool causal, E&& runner = {}) {
   estimation::check_block("step", step);
-  const auto q = estimation::rows_of(queries);
+  const auto q = estimation::rows_of("q", queries);
   if (first < 0 || first >= q.extent(2)) {
     raise(message("first: ") << first << " must lie in [0, " << q.extent(2) << ")");
   }
@@ -305,7 +318,7 @@ table sampled_mass(const Q& queries, const K& keys, index_t first, index_t step,
   using view = std::remove_const_t<decltype(q)>;
   const view sampled(q.row(0, 0, first), {q.extent(0), q.extent(1), count, q.extent(3)},
                      {q.stride(0), q.stride(1), step * q.stride(2), q.stride(3)});
-  const auto k = estimation::rows_of(keys);
+  const auto k = estimation::rows_of("k", keys);
   estimation::check_heads_and_depth(q, k);
   const index_t length = k.extent(2), aligned = length - q.extent(2);
   table mass({q.extent(0), q.extent(1), 1, length});

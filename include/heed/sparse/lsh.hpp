@@ -41,12 +41,13 @@ struct lsh_options {
 // two are equally near.
 template <viewable X, class R, executor E = const serial>
 std::vector<index_t> lsh_buckets(const X& x, const tensor_view<R, 3>& rotations, E&& runner = {}) {
-  const auto rows = estimation::rows_of(x);
+  const auto rows = estimation::rows_of("x", x);
   const index_t heads = rows.extent(1), length = rows.extent(2), depth = rows.extent(3);
   const index_t rounds = rotations.extent(1), half = rotations.extent(2);
   if (rotations.extent(0) != depth) {
     raise(message("rotations: depth ") << rotations.extent(0) << " differs from x's " << depth);
   }
+  estimation::check_data("rotations", rotations);
   std::vector<index_t> buckets(static_cast<std::size_t>(rows.extent(0) * heads * rounds * length));
   runner.run(rows.extent(0) * heads, [&](index_t item, int) {
     std::vector<double> turned(static_cast<std::size_t>(half));
@@ -207,8 +208,8 @@ void lsh_attention(const X& shared, const V& values, Out&& result,
   static_assert((... && (heed::detail::is_any_of<Modifiers, scale, scratch, count_tiles> ||
                          heed::detail::is_on<Modifiers>)),
                 "heed::sparse::lsh_attention takes scale, on, scratch and count_tiles");
-  const auto x = estimation::rows_of(shared);
-  const auto v = estimation::rows_of(values);
+  const auto x = estimation::rows_of("x", shared);
+  const auto v = estimation::rows_of("v", values);
   const auto out = output_view_of(result).template lifted<4>();
   using Real = accumulator<view_element<X>, view_element<V>,
                            typename std::remove_cvref_t<decltype(out)>::value_type>;
@@ -230,6 +231,7 @@ void lsh_attention(const X& shared, const V& values, Out&& result,
   if (out.extent(3) != value_depth) {
     raise(message("out: depth ") << out.extent(3) << " differs from v's " << value_depth);
   }
+  estimation::check_data("buckets", buckets);
   if (rounds < 1) raise(message("buckets: ") << rounds << " rounds, must be positive");
   if (how.chunk < 1 || length % how.chunk != 0) {
     raise(message("lsh: chunk ") << how.chunk << " does not divide length " << length);

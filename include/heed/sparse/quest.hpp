@@ -39,8 +39,8 @@ void quest(const Q& q, const K& k, const V& v, Out&& out, index_t page, index_t 
   serial on_this_thread;
   const on<serial> here(on_this_thread);
   auto& runner = heed::detail::pick<heed::detail::picks_executor>(here, modifiers...).runner;
-  const block_list list =
-      quest_list(q, block_bounds(k, page, runner), lists::shape_of(q, k).keys, page, pages, runner);
+  const index_t keys = lists::shape_of(q, k).keys;
+  const block_list list = quest_list(q, block_bounds(k, page, runner), keys, page, pages, runner);
   sparse::attention<Backend>(q, k, v, out, list, causal{}, modifiers...);
 }
 

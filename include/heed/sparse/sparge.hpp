@@ -35,7 +35,7 @@ struct sparge_options {
 template <viewable X, executor E = const serial>
 table self_similarity(const X& x, index_t block, E&& runner = {}) {
   estimation::check_block("block", block);
-  const auto rows = estimation::rows_of(x);
+  const auto rows = estimation::rows_of("x", x);
   const index_t length = rows.extent(2), depth = rows.extent(3), heads = rows.extent(1);
   table result({rows.extent(0), heads, estimation::blocks(length, block), 1});
   const auto out = result.view();

@@ -173,6 +173,8 @@ TEST(routed_errors, are_clear_and_come_first) {
     });
   };
   EXPECT_EQ(nsa(k, {4, 0, 4, 0}, gate), "top_k: count 0 is not positive");
+  EXPECT_EQ(nsa(k, {4, 3, 4, 0}, {nullptr, {1, 4, 16}}),
+            "gates: data is null, extents are [1, 4, 16]");
   EXPECT_EQ(nsa(k, {0, 2, 4, 0}, gate), "block_k: 0 is not positive");
   EXPECT_EQ(nsa(k, {4, 2, 0, 0}, gate), "nsa: window 0 is not positive");
   EXPECT_EQ(nsa(k, {8, 2, 4, 0}, gate), "k_cmp: length 4 differs from the number of blocks, 2");
@@ -206,6 +208,30 @@ TEST(routed_errors, are_clear_and_come_first) {
   EXPECT_EQ(with([&] { routed::add_depthwise(q.read(), even, bias, 4, 4, out.view()); }),
             "weight: [32, 2, 1] with 32 biases, must be one odd square and one bias for each of 32 "
             "channels");
+  const tensor_view<const float, 3> one(numbers.data(), {32, 1, 1});
+  const auto convolve = [&](const tensor_view<const float, 4>& x, index_t height, index_t width) {
+    return with([&] { routed::add_depthwise(x, one, bias, height, width, out.view()); });
+  };
+  EXPECT_EQ(convolve(q.read(), -4, -4), "x: length 16 differs from an image of -4 by -4");
+  EXPECT_EQ(convolve(out.read(), 4, 4), "out: overlaps x, in the row at its byte 0");
+  EXPECT_EQ(convolve({nullptr, {1, 4, 16, 8}}, 4, 4), "x: data is null, extents are [1, 4, 16, 8]");
+
+  // What routing reads before it calls attention.
+  const tensor_view<const float, 4> nothing(nullptr, {1, 4, 16, 8});
+  const std::string null = "data is null, extents are [1, 4, 16, 8]";
+  EXPECT_EQ(with([&] { routed::moba(nothing, q.read(), q.read(), out.view(), 4, 2); }),
+            "q: " + null);
+  EXPECT_EQ(with([&] { routed::moba(q.read(), nothing, q.read(), out.view(), 4, 2); }),
+            "k: " + null);
+  EXPECT_EQ(with([&] {
+              routed::biformer(q.read(), nothing, q.read(), {4, 4, 2, 1, 0}, out.view());
+            }),
+            "k: " + null);
+  EXPECT_EQ(with([&] {
+              routed::routing_transformer(nothing, q.read(), q.read(), means, memory, memory,
+                                          {4, 4, false}, out.view());
+            }),
+            "q: " + null);
 }
 
 // No heads: nothing to route, nothing to write, no error.
@@ -216,7 +242,7 @@ TEST(routed_methods, of_no_heads_do_nothing) {
   const tensor_view<const float, 4> memory(nullptr, {0, 2, 0, 8});
   EXPECT_NO_THROW(routed::moba(none, none, none, out, 4, 2));
   EXPECT_NO_THROW(routed::nsa(none, none, none, blocks, blocks,
-                              routed::nsa_gates<float>{gate, gate, gate}, {4, 2, 4, 0}, out));
+                              routed::nsa_gates<float>{gate, gate, gate}, {4, 3, 4, 0}, out));
   EXPECT_NO_THROW(
       routed::routing_transformer(none, none, none, means, memory, memory, {4, 4, false}, out));
   EXPECT_NO_THROW(routed::biformer(none, none, none, {4, 4, 2, 1, 0}, out));

@@ -264,4 +264,46 @@ TEST(errors, methods) {
   EXPECT_EQ(longformer(q, k, 4, tokens), "kg: extent 2 of axis 1, must be 4");
 }
 
+// What selections read before attention could look at it.
+TEST(errors, null_data) {
+  fixture x;
+  const auto q = x.q.read(), k = x.k.read(), v = x.v.read();
+  const tensor_view<const float, 4> no_q(nullptr, {2, 4, 16, 8}), no_k(nullptr, {2, 2, 24, 8});
+  const std::string of_q = "q: data is null, extents are [2, 4, 16, 8]",
+                    of_k = "k: data is null, extents are [2, 2, 24, 8]";
+  const auto on_out = [&](const auto& call) { return error_of(x.out, call); };
+  EXPECT_EQ(on_out([&] { sparse::quest(no_q, k, v, x.out.view(), 8, 1); }), of_q);
+  EXPECT_EQ(on_out([&] { sparse::quest(q, no_k, v, x.out.view(), 8, 1); }), of_k);
+  const auto sparge = [&](const auto& queries, const auto& keys) {
+    return on_out([&] {
+      sparse::sparge(queries, keys, v, x.out.view(), sparse::top_k(1), sparse::sparge_options{});
+    });
+  };
+  EXPECT_EQ(sparge(no_q, k), of_q);
+  EXPECT_EQ(sparge(q, no_k), of_k);
+  using heed_test::error_of;
+  EXPECT_EQ(error_of([&] { sparse::maximum_scores(q, no_k, 8, 1, true); }), of_k);
+  EXPECT_EQ(error_of([&] { sparse::sampled_mass(no_q, k, 0, 1, 1, true); }), of_q);
+  EXPECT_EQ(error_of([&] { sparse::pooled_means(no_q, 4); }),
+            "x: data is null, extents are [2, 4, 16, 8]");
+
+  std::vector<index_t> state(2 * 16, 0);
+  const tensor_view<const index_t, 4> buckets(nullptr, {2, 4, 1, 16});
+  EXPECT_EQ(on_out([&] { sparse::lsh_attention(q, q, x.out.view(), buckets, {8}); }),
+            "buckets: data is null, extents are [2, 4, 1, 16]");
+  EXPECT_EQ(error_of([&] {
+              sparse::lsh_buckets(q, tensor_view<const float, 3>(nullptr, {8, 1, 1}));
+            }),
+            "rotations: data is null, extents are [8, 1, 1]");
+  EXPECT_EQ(on_out([&] {
+              sparse::longformer(q, q, q, q, q, q, tensor_view<const index_t, 2>(nullptr, {2, 16}),
+                                 4, x.out.view());
+            }),
+            "longformer: state of [2, 16] is null");
+  EXPECT_EQ(error_of([&] {
+              sparse::bigbird_counts(5, tensor_view<const index_t, 3>(nullptr, {1, 3, 1}));
+            }),
+            "random: data is null, extents are [1, 3, 1]");
+}
+
 }  // namespace
