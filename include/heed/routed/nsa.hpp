@@ -30,6 +30,10 @@ struct nsa_options {
   double scale = 0;  // 0: 1/√D
 };
 
+inline double nsa_scale(const nsa_options& how, index_t depth) {
+  return how.scale != 0 ? how.scale : 1 / std::sqrt(static_cast<double>(max(depth, 1)));
+}
+
 // Whether a compressed block is seen: its last key is not behind the query.
 inline auto nsa_complete(index_t block, index_t queries, index_t keys) {
   return mask{[=](const position& p) { return (p.k + 1) * block - 1 <= p.q + keys - queries; }};
@@ -38,11 +42,16 @@ inline auto nsa_complete(index_t block, index_t queries, index_t keys) {
 // The selection, [B, Hkv, L, blocks].
 template <viewable Q, viewable C, executor E = const serial>
 sparse::block_list nsa_list(const Q& q, const C& k_cmp, const nsa_options& how, E&& runner = {}) {
+  if (how.count < 3) {
+    raise(message("nsa: count ")
+          << how.count
+          << ", must be 3 at least: the first block, the own and the one before "
+             "it are always selected");
+  }
   const sparse::top_k keep(how.count);
   sparse::estimation::check_block("block", how.block);
-  const double depth = static_cast<double>(sparse::estimation::rows_of("q", q).extent(3));
-  const sparse::table scores =
-      sparse::product_scores(q, k_cmp, how.scale != 0 ? how.scale : 1 / std::sqrt(depth), runner);
+  const sparse::table scores = sparse::product_scores(
+      q, k_cmp, nsa_scale(how, sparse::estimation::rows_of("q", q).extent(3)), runner);
   const auto from = scores.view();
   const index_t heads = sparse::estimation::rows_of("k_cmp", k_cmp).extent(1);
   const index_t group = heads == 0 ? 1 : from.extent(1) / heads, blocks = from.extent(3);
@@ -118,8 +127,7 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
   heed::detail::check_operand(written);
   heed::detail::check_distinct_rows(written);
   if (out.empty()) return;
-  const double depth = static_cast<double>(sparse::estimation::rows_of("q", q).extent(3));
-  const scale factor(how.scale != 0 ? how.scale : 1 / std::sqrt(depth > 0 ? depth : 1));
+  const scale factor(nsa_scale(how, sparse::estimation::rows_of("q", q).extent(3)));
   const sparse::block_list list = nsa_list(q, k_cmp, how, runner);
   std::vector<Real> numbers[3];
   tensor_view<Real, 4> branch[3];

@@ -89,6 +89,16 @@ TYPED_TEST(routed_methods, nsa) {
   expect_close(out, wanted);
 }
 
+// Without channels all scores are equal, whatever the scale: of equal blocks the first ones.
+TEST(routed_methods, nsa_selects_without_channels) {
+  const tensor<float> q(1, 2, 48, 0), k(1, 1, 6, 0);
+  routed::nsa_options how;
+  how.block = 8, how.count = 4;
+  const sparse::block_list list = routed::nsa_list(q.read(), k.read(), how);
+  const auto row = list.view().row(0, 0, 42);
+  EXPECT_EQ(std::vector<index_t>(row.begin(), row.end()), (std::vector<index_t>{0, 1, 4, 5}));
+}
+
 TYPED_TEST(routed_methods, routing_transformer) {
   for (const bool causal : {false, true}) {
     tensor<float> q(2, 3, 50, 16, layout::by_token), k(2, 3, 70, 16, layout::padded),
@@ -172,7 +182,9 @@ TEST(routed_errors, are_clear_and_come_first) {
                   routed::nsa_gates<float>{gate, gate, g}, how, out.view());
     });
   };
-  EXPECT_EQ(nsa(k, {4, 0, 4, 0}, gate), "top_k: count 0 is not positive");
+  EXPECT_EQ(nsa(k, {4, 2, 4, 0}, gate),
+            "nsa: count 2, must be 3 at least: the first block, the own and the one before it are "
+            "always selected");
   EXPECT_EQ(nsa(k, {4, 3, 4, 0}, {nullptr, {1, 4, 16}}),
             "gates: data is null, extents are [1, 4, 16]");
   EXPECT_EQ(nsa(k, {0, 2, 4, 0}, gate), "block_k: 0 is not positive");
