@@ -78,6 +78,15 @@ void make_bias(const tensor_view<const T, 4>& picture, const tensor_view<const T
   using Real = accumulator<T, Out>;
   check_tables(picture.extents().data(), rows.extents().data(), columns.extents().data(),
                bias.extents().data(), tokens, TokenAxis);
+  const auto written = heed::detail::erase("bias", bias);
+  heed::detail::check_operand(written);
+  heed::detail::check_distinct_rows(written);
+  for (const auto& read :
+       {heed::detail::erase("picture", picture), heed::detail::erase("row_terms", rows),
+        heed::detail::erase("column_terms", columns)}) {
+    heed::detail::check_operand(read);
+    heed::detail::check_disjoint(written, read);
+  }
   const auto at = []<class U>(const tensor_view<U, 3>& x, index_t head, index_t agent,
                               index_t token) -> U& {
     return TokenAxis == 2 ? x(head, agent, token) : x(head, token, agent);

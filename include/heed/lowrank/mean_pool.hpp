@@ -89,6 +89,7 @@ HEED_NOINLINE inline void check_pool(const heed::detail::operand& x, grid from,
   using namespace heed::detail;
   check_operand(x);
   check_operand(out);
+  check_distinct_rows(out);
   require_equal("out", "batch", out.extents[0], "x", x.extents[0]);
   require_equal("out", "depth", out.extents[3], "x", x.extents[3]);
   if (out.extents[1] != 0 && (x.extents[1] == 0 || out.extents[1] % x.extents[1] != 0)) {

@@ -100,6 +100,7 @@ void project_sequence(const X& x, const E& e, Out&& out, const Modifiers&... mod
   heed::detail::require_equal("out", "depth", to.extent(3), "x", tokens.extent(3));
   heed::detail::check_output(result, result);
   heed::detail::check_disjoint(result, from);
+  heed::detail::check_disjoint(result, heed::detail::erase("e", map));
   const index_t* lengths = detail::checked_lengths<key_lengths>("key_lengths", tokens.extent(0),
                                                                 tokens.extent(2), modifiers...);
   composed::call_memory memory(modifiers...);

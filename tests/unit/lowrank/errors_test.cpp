@@ -164,6 +164,30 @@ TEST(primitive_errors, pools_inverses_and_tables) {
     lowrank::make_spread_bias(picture, maps(c.in.data(), {2, 4, 3}), maps(c.in.data(), {2, 5, 5}),
                               {4, 5}, heed::tensor_view<float, 3>(c.out_data.data(), {2, 20, 3}));
   });
+  const auto gather = [&](const heed::tensor_view<const float, 4>& from,
+                          const heed::tensor_view<float, 3>& to) {
+    return [&c, from, to] {
+      lowrank::make_gather_bias(from, maps(c.in.data(), {2, 3, 4}), maps(c.in.data(), {2, 3, 5}),
+                                {4, 5}, to);
+    };
+  };
+  c.expect("picture: data is null, extents are [2, 3, 7, 7]",
+           gather(heed::tensor_view<const float, 4>(nullptr, {2, 3, 7, 7}), bias));
+  c.expect("bias: data is null, extents are [2, 3, 20, 1]",
+           gather(picture, heed::tensor_view<float, 3>(nullptr, {2, 3, 20})));
+  c.expect("bias: overlaps picture, in the row at its byte 0",
+           gather(heed::tensor_view<const float, 4>(c.out_data.data(), {2, 3, 7, 7}), bias));
+}
+
+TEST(primitive_errors, memory_of_outputs) {
+  call c;
+  c.expect("out: axis 1 of extent 2 has stride 0, its rows would overwrite each other", [&] {
+    lowrank::segment_means(c.k, view(c.out_data.data(), {2, 2, 4, 8}, {64, 0, 8, 1}));
+  });
+  c.expect("out: overlaps e, in the row at its byte 0", [&] {
+    lowrank::project_sequence(c.k, maps(c.out_data.data(), {1, 15, 4}),
+                              view(c.out_data.data(), {2, 2, 4, 8}));
+  });
 }
 
 }  // namespace
