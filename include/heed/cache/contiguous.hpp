@@ -38,7 +38,7 @@ class contiguous {
   void append(const K& k, const V& v) {
     const auto new_keys = view_of(k).template lifted<4>();
     const auto new_values = view_of(v).template lifted<4>();
-    const index_t count = shape_.check_append(new_keys.extents(), new_values.extents(), size());
+    const index_t count = shape_.check_append(new_keys, new_values, size());
     if (count == 0) return;
     rows_.allocate(shape_.rows(), shape_.depth, shape_.value_depth);
     for (index_t b = 0; b < shape_.batches; ++b) {

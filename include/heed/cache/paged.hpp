@@ -83,7 +83,7 @@ class paged {
     sequence& to = at(id);
     const auto new_keys = view_of(k).template lifted<4>();
     const auto new_values = view_of(v).template lifted<4>();
-    const index_t count = shape_.check_append(new_keys.extents(), new_values.extents(), 0);
+    const index_t count = shape_.check_append(new_keys, new_values, 0);
     if (count == 0) return;
     const index_t size = to.tokens.size();
     index_t least = size;  // the first slot that is written

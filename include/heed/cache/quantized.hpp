@@ -40,7 +40,7 @@ class quantized {
   void append(const K& k, const V& v) {
     const auto new_keys = read_view_of(k).template lifted<4>();
     const auto new_values = read_view_of(v).template lifted<4>();
-    const index_t count = shape_.check_append(new_keys.extents(), new_values.extents(), size());
+    const index_t count = shape_.check_append(new_keys, new_values, size());
     if (count == 0) return;
     check_finite("k", new_keys);
     check_finite("v", new_values);

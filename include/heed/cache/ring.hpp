@@ -53,7 +53,7 @@ class ring {
   void append(const K& k, const V& v) {
     const auto new_keys = view_of(k).template lifted<4>();
     const auto new_values = view_of(v).template lifted<4>();
-    const index_t count = shape_.check_append(new_keys.extents(), new_values.extents(), 0);
+    const index_t count = shape_.check_append(new_keys, new_values, 0);
     if (count > longest_append_) {
       raise(message("cache: appending ")
             << count << " tokens at once to a ring that takes " << longest_append_);

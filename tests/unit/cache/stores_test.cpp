@@ -4,6 +4,7 @@
 
 #include "heed/cache/attention.hpp"
 #include "heed/cache/paged.hpp"
+#include "heed/cache/policies/quest.hpp"
 #include "heed/cache/quantized.hpp"
 #include "heed/cache/ring.hpp"
 #include "heed/mask/causal.hpp"
@@ -229,6 +230,14 @@ TEST(stores, refuse_what_does_not_fit) {
             "cache: appending 6 tokens at once to a ring that takes 4");
   EXPECT_EQ(error_of([&] { ring.append(k.view(), k.view().slice(2, 0, 2)); }),
             "v: length 2 is not k's length 6");
+  EXPECT_EQ(ring.seen(), 0);
+
+  const tensor_view<const float, 4> null(nullptr, {1, 1, 2, 8});
+  const std::string null_data = "data is null, extents are [1, 1, 2, 8]";
+  const auto two = k.view().slice(2, 0, 2);
+  EXPECT_EQ(error_of([&] { ring.append(null, two); }), "k: " + null_data);
+  EXPECT_EQ(error_of([&] { ring.append(two, null); }), "v: " + null_data);
+  EXPECT_EQ(error_of([&] { cache::page_bounds(1, 1, 4, 8).append(null); }), "k: " + null_data);
   EXPECT_EQ(ring.seen(), 0);
 
   EXPECT_EQ(error_of([] { cache::quantized<>(1, 1, 4, 8, 8, 0); }),

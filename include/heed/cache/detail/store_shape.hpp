@@ -40,18 +40,19 @@ struct store_shape {
   }
 
   // New tokens for a store that holds `size` of them; returns how many they are.
-  index_t check_append(const std::array<index_t, 4>& k, const std::array<index_t, 4>& v,
-                       index_t size) const {
-    check_operand("k", k, depth);
-    check_operand("v", v, value_depth);
-    if (v[2] != k[2]) {
-      raise(message("v: length ") << v[2] << " is not k's length " << k[2]);
+  template <class K, class V>
+  index_t check_append(const tensor_view<K, 4>& k, const tensor_view<V, 4>& v, index_t size) const {
+    check_operand("k", k.extents(), k.data(), depth);
+    check_operand("v", v.extents(), v.data(), value_depth);
+    const index_t count = k.extent(2);
+    if (v.extent(2) != count) {
+      raise(message("v: length ") << v.extent(2) << " is not k's length " << count);
     }
-    if (k[2] > capacity - size) {
+    if (count > capacity - size) {
       raise(message("cache: appending ")
-            << k[2] << " tokens to " << size << " of capacity " << capacity);
+            << count << " tokens to " << size << " of capacity " << capacity);
     }
-    return k[2];
+    return count;
   }
 
   // Rows lie by batch entry, KV head and slot, with room for the capacity.
@@ -68,10 +69,15 @@ struct store_shape {
   }
 
  private:
-  void check_operand(const char* name, const std::array<index_t, 4>& extents, index_t row) const {
+  void check_operand(const char* name, const std::array<index_t, 4>& extents, const void* data,
+                     index_t row) const {
     check_extent(name, "batch count", extents[0], batches);
     check_extent(name, "head count", extents[1], key_heads);
     check_extent(name, "depth", extents[3], row);
+    if (data == nullptr && batches > 0 && key_heads > 0 && extents[2] > 0 && row > 0) {
+      raise(message(name) << ": data is null, extents are [" << batches << ", " << key_heads << ", "
+                          << extents[2] << ", " << row << "]");
+    }
   }
   static void check_extent(const char* name, const char* what, index_t value, index_t expected) {
     if (value != expected) {

@@ -47,6 +47,7 @@ class page_bounds {
     require("batch", keys.extent(0), batches_);
     require("head count", keys.extent(1), key_heads_);
     require("depth", keys.extent(3), depth_);
+    heed::detail::check_operand(heed::detail::erase("k", keys));
     for (index_t i = 0; i < keys.extent(2); ++i, ++size_) {
       const bool first = size_ % page_size_ == 0;
       for (index_t list = 0; list < batches_ * key_heads_; ++list) {
