@@ -8,7 +8,10 @@
 // Streaming Language Models with Attention Sinks", 2023; without sinks, a sliding window as in
 // Jiang et al., "Mistral 7B", 2023). Where several tokens are appended before their queries attend,
 // longest_append of them at most, the first one's window must still be there: hence the rows more.
+// Once tokens were overwritten, calls with more queries than that are refused.
 #pragma once
+
+#include <limits>
 
 #include "../core/view_of.hpp"
 #include "../mask/algebra.hpp"
@@ -19,9 +22,10 @@
 HEED_NAMESPACE_BEGIN
 namespace cache {
 
-// Keys k < sinks, and k > i − window, i = q + keys − queries.
+// Keys k < sinks, and k > i − window, i = q + keys − queries. Of queries before the last `queries`
+// the window is not there any more.
 struct sinks_and_window {
-  index_t sinks, window;
+  index_t sinks, window, queries;
 
   bool operator()(const position& p) const { return p.k < sinks || p.k > p.aligned_q() - window; }
   visibility tile(const tile_extent& t) const {
@@ -31,6 +35,12 @@ struct sinks_and_window {
     return t.k_begin >= sinks && t.k_end - 1 <= t.q_begin + t.alignment() - window
                ? visibility::none
                : visibility::some;
+  }
+  void check(const call_shape& shape) const {
+    if (shape.queries > queries) {
+      raise(message("q: length ") << shape.queries << ", the ring has the windows of the last "
+                                  << queries << " tokens");
+    }
   }
 };
 
@@ -84,7 +94,10 @@ class ring {
     return view(rows_.template get<1>(), shape_.value_depth);
   }
   kept_view<false> kept() const { return ledger_.template kept<false>(); }
-  sinks_and_window mask() const { return {sinks_, window_}; }
+  sinks_and_window mask() const {
+    const bool has_all = seen() <= capacity();
+    return {sinks_, window_, has_all ? std::numeric_limits<index_t>::max() : longest_append_};
+  }
 
   index_t size() const { return ledger_.size(); }
   index_t seen() const { return ledger_.seen(); }

@@ -232,13 +232,30 @@ TEST(stores, refuse_what_does_not_fit) {
             "v: length 2 is not k's length 6");
   EXPECT_EQ(ring.seen(), 0);
 
+  // Of tokens that are gone no query has a window.
+  const auto attend = [&](index_t queries) {
+    tensor<float> out(1, 1, queries, 8);
+    const std::string text = error_of(
+        [&] { heed::attention(k.view().slice(2, 0, queries), ring, out.view(), heed::causal{}); });
+    return text;
+  };
+  for (index_t at = 0; at < 6; at += 3) {
+    ring.append(k.view().slice(2, at, 3), k.view().slice(2, at, 3));
+  }
+  EXPECT_EQ(attend(6), "accepted");  // all tokens are there
+  for (index_t at = 0; at < 6; at += 3) {
+    ring.append(k.view().slice(2, at, 3), k.view().slice(2, at, 3));
+  }
+  EXPECT_EQ(attend(4), "accepted");
+  EXPECT_EQ(attend(5), "q: length 5, the ring has the windows of the last 4 tokens");
+
   const tensor_view<const float, 4> null(nullptr, {1, 1, 2, 8});
   const std::string null_data = "data is null, extents are [1, 1, 2, 8]";
   const auto two = k.view().slice(2, 0, 2);
   EXPECT_EQ(error_of([&] { ring.append(null, two); }), "k: " + null_data);
   EXPECT_EQ(error_of([&] { ring.append(two, null); }), "v: " + null_data);
   EXPECT_EQ(error_of([&] { cache::page_bounds(1, 1, 4, 8).append(null); }), "k: " + null_data);
-  EXPECT_EQ(ring.seen(), 0);
+  EXPECT_EQ(ring.seen(), 12);
 
   EXPECT_EQ(error_of([] { cache::quantized<>(1, 1, 4, 8, 8, 0); }),
             "cache: a scale for 0 channels, must be at least 1");
