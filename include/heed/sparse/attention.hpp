@@ -8,7 +8,8 @@
 // Operands and modifiers as in heed::attention, whose tile loop does the work: a block list is a
 // mask that skips tiles (block_list.hpp), a row list makes every block of queries a sequence whose
 // keys are gathered in place (core/gathered.hpp). Use block lists where listed keys are neighbours
-// (64 of them best), row lists where they are scattered.
+// (64 of them best), row lists where they are scattered. In a ragged batch the batches of a block
+// list are its sequences, and blocks count from the beginning of each.
 //
 // Errors: as heed::attention's and the lists' own, before anything is written.
 #pragma once
@@ -55,7 +56,10 @@ template <class Backend = backend::native, viewable Q, readable K, readable V, v
 void attention(const Q& q, const K& k, const V& v, Out&& out, const block_list_view& list,
                const Modifiers&... modifiers) {
   const call_shape call = lists::shape_of(q, k);
-  lists::check_exactly("block list", list.shape(), call);
+  // Of a ragged batch the mask itself knows how many sequences there are, and the longest of them.
+  if constexpr (!(... || std::is_same_v<Modifiers, ragged>)) {
+    lists::check_exactly("block list", list.shape(), call);
+  }
   std::vector<std::uint64_t> bits;
   heed::attention<Backend>(q, k, v, out, list.for_heads(call.heads).with_bits(bits), modifiers...);
 }

@@ -2,9 +2,11 @@
 // shape, and a bias of −∞ hides a key whatever the key holds.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
+#include "heed/mask/causal.hpp"
 #include "heed/routed/dispatch.hpp"
 #include "heed/score/alibi.hpp"
 #include "heed/score/bias.hpp"
@@ -100,6 +102,51 @@ TEST(sparse_modifiers, random_blocks_of_other_heads) {
                               tensor_view<const index_t, 3>(random.data(), {2, 4, 1}));
             }),
             "random: head count 2 is neither 1 nor q's 4");
+}
+
+// A list for every sequence of a ragged batch is that list's call for the sequence alone.
+TEST(sparse_modifiers, sequences_of_a_ragged_batch_have_lists_of_their_own) {
+  const std::vector<index_t> queries = {0, 9, 9, 30}, keys = {0, 20, 26, 50};
+  tensor<float> q(1, 4, 30, 8), k(1, 2, 50, 8), v(1, 2, 50, 8), out(1, 4, 30, 8);
+  q.fill(1), k.fill(2), v.fill(3);
+  const sparse::block_list list =
+      heed_test::random_list(sparse::blocks_of({3, 2, 21, 24}, 4, 8), 0.6, 1);
+  sparse::attention(q.read(), k.read(), v.read(), out.view(), list, heed::ragged(queries, keys),
+                    heed::causal{});
+  for (std::size_t n = 0; n < 3; ++n) {
+    const index_t count = queries[n + 1] - queries[n], held = keys[n + 1] - keys[n];
+    const auto of = [&](const tensor<float>& x, const std::vector<index_t>& starts,
+                        index_t length) { return x.read().slice(2, starts[n], length); };
+    const sparse::block_list own =
+        sparse::list_where(sparse::blocks_of({1, 2, count, held}, 4, 8),
+                           [&](index_t, index_t h, index_t i, index_t j) {
+                             const auto row = list.view().row(static_cast<index_t>(n), h, i);
+                             return std::find(row.begin(), row.end(), j) != row.end();
+                           });
+    tensor<float> wanted(1, 4, count, 8);
+    sparse::attention(of(q, queries, count), of(k, keys, held), of(v, keys, held), wanted.view(),
+                      own, heed::causal{});
+    const auto got = of(out, queries, count);
+    for (index_t h = 0; h < 4; ++h) {
+      for (index_t i = 0; i < count; ++i) {
+        for (index_t d = 0; d < 8; ++d) {
+          ASSERT_NEAR(static_cast<double>(got(0, h, i, d)),
+                      static_cast<double>(wanted.read()(0, h, i, d)), 1e-6)
+              << n << " " << i;
+        }
+      }
+    }
+  }
+  // One that knows fewer sequences, or shorter ones, is refused.
+  const auto message = [&](const heed::call_shape& call) {
+    const sparse::block_list other = heed_test::random_list(sparse::blocks_of(call, 4, 8), 0.6, 1);
+    return error_of([&] {
+      sparse::attention(q.read(), k.read(), v.read(), out.view(), other,
+                        heed::ragged(queries, keys));
+    });
+  };
+  EXPECT_EQ(message({2, 1, 21, 24}), "block list: batch 2, the call has 3");
+  EXPECT_EQ(message({3, 1, 16, 24}), "block list: 4 query blocks, the call has 6");
 }
 
 }  // namespace
