@@ -59,12 +59,25 @@ class budget {
 };
 
 // Scores [B, Hkv, n] → the slots of highest score within the budget, ascending. Of equal scores the
-// newer token survives.
+// newer token survives. Raises where a head has more slots than scores.
 template <bool Ordered>
 kept_tokens top_tokens(const tensor_view<const double, 3>& scores, const kept_view<Ordered>& kept,
                        const budget& tokens) {
   const index_t batches = scores.extent(0), key_heads = scores.extent(1);
   tokens.check(key_heads);
+  if (batches != static_cast<index_t>(kept.seen.size()) || key_heads != kept.key_heads) {
+    raise(message("scores: [") << batches << ", " << key_heads << "] batches and heads are not the "
+                               << kept.seen.size() << " and " << kept.key_heads << " of the cache");
+  }
+  for (index_t b = 0; b < batches; ++b) {
+    for (index_t h = 0; h < key_heads; ++h) {
+      const auto slots = static_cast<index_t>(kept.at(b, h).size());
+      if (slots > scores.extent(2)) {
+        raise(message("scores: ") << scores.extent(2) << " for the " << slots << " slots of batch "
+                                  << b << ", head " << h);
+      }
+    }
+  }
   kept_tokens result(batches, key_heads);
   struct candidate {
     double score;

@@ -27,6 +27,10 @@ block_list quest_list(const Q& q, const std::pair<table, table>& bounds, index_t
   const top_k keep(pages);
   estimation::check_block("page", page);
   table scores = bound_scores(q, bounds, 1.0, runner);
+  if (estimation::blocks(keys, page) != scores.extents[3]) {
+    raise(message("bounds: ") << scores.extents[3] << " pages, " << keys << " keys have "
+                              << estimation::blocks(keys, page) << " of " << page);
+  }
   make_causal(scores.view(), {1, page, scores.extents[2], keys}, true);
   const table& final_scores = scores;
   return select(final_scores.view(), keep, 1, page, runner);

@@ -41,6 +41,21 @@ TEST(cache_selection, nan_is_the_lowest_score) {
   EXPECT_EQ(std::vector<index_t>(kept.at(0, 0).begin(), kept.at(0, 0).end()), wanted);
 }
 
+TEST(cache_selection, scores_are_those_of_the_slots) {
+  cache::contiguous<float> store(1, 2, 8, 4);
+  const auto k = tensor<float>(1, 2, 5, 4).fill(1);
+  store.append(k.read(), k.read());
+  const std::vector<double> scores(16, 1.0);
+  const auto with = [&](index_t b, index_t h, index_t n) {
+    return heed_test::error_of([&] {
+      cache::top_tokens(tensor_view<const double, 3>(scores.data(), {b, h, n}), store.kept(), 2);
+    });
+  };
+  EXPECT_EQ(with(1, 2, 5), "accepted");
+  EXPECT_EQ(with(1, 2, 4), "scores: 4 for the 5 slots of batch 0, head 0");
+  EXPECT_EQ(with(1, 1, 5), "scores: [1, 1] batches and heads are not the 1 and 2 of the cache");
+}
+
 // A subset's spans point into itself.
 TEST(cache_selection, a_subset_moves_and_is_not_copied) {
   cache::contiguous<float> store(1, 1, 8, 4);

@@ -216,6 +216,9 @@ TEST(errors, methods) {
             "top_k: count 0 is not positive");
   EXPECT_EQ(on_out([&] { sparse::quest(q, k, v, x.out.view(), 0, 2); }),
             "block: 0 is not positive");
+  EXPECT_EQ(
+      heed_test::error_of([&] { sparse::quest_list(q, sparse::block_bounds(k, 8), 32, 8, 1); }),
+      "bounds: 3 pages, 32 keys have 4 of 8");
   EXPECT_EQ(on_out([&] {
               sparse::sparge(q, k, v, x.out.view(), sparse::top_k(1),
                              sparse::sparge_options{0, 8, 0.1, false, 0});
