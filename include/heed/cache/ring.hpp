@@ -3,12 +3,13 @@
 //   token t  →  row t                          t < sinks
 //               row sinks + (t − sinks) mod r  else, with r = window + longest_append − 1
 //
-// A query attends to the sinks and to the last `window` tokens, its own included: attention over
-// the ring equals attention over the whole sequence under that mask (Xiao et al., "Efficient
-// Streaming Language Models with Attention Sinks", 2023; without sinks, a sliding window as in
-// Jiang et al., "Mistral 7B", 2023). Where several tokens are appended before their queries attend,
-// longest_append of them at most, the first one's window must still be there: hence the rows more.
-// Once tokens were overwritten, calls with more queries than that are refused.
+// A query attends to the sinks and to the last `window` tokens, its own included (causal{} hides
+// what came after it, where several queries attend together): attention over the ring equals
+// attention over the whole sequence under that mask (Xiao et al., "Efficient Streaming Language
+// Models with Attention Sinks", 2023; without sinks, a sliding window as in Jiang et al., "Mistral
+// 7B", 2023). Where several tokens are appended before their queries attend, longest_append of them
+// at most, the first one's window must still be there: hence the rows more. Once tokens were
+// overwritten, calls with more queries than that are refused.
 #pragma once
 
 #include <limits>

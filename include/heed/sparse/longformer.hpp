@@ -6,9 +6,9 @@
 //
 //   longformer(q, k, v, qg, kg, vg, state, w, out)
 //
-// q, k, v [B, H, L, D]; kg, vg [B, H, L, D]; qg [B, H, most, D], row n is the n-th global token of
-// its batch entry; state [B, L]: 1 global, 0 local, −1 padding (neither sees nor is seen, out 0).
-// bslongformer is DeepSpeed's layout of the same idea in blocks.
+// q [B, Hq, L, D], k, kg [B, Hkv, L, D], v, vg [B, Hkv, L, Dv]; qg [B, Hq, most, D], row n is the
+// n-th global token of its batch entry; state [B, L]: 1 global, 0 local, −1 padding (neither sees
+// nor is seen, out 0). bslongformer is DeepSpeed's layout of the same idea in blocks.
 #pragma once
 
 #include <algorithm>

@@ -2,16 +2,19 @@
 // reference/sparse.hpp, over odd shapes.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
 #include <vector>
 
 #include "heed/core/thread_pool.hpp"
 #include "heed/mask/causal.hpp"
 #include "heed/reference/sparse.hpp"
+#include "heed/sparse/longformer.hpp"
 #include "heed/sparse/lsh.hpp"
 #include "heed/sparse/quest.hpp"
 #include "heed/sparse/sparge.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
 #include "support/tensor.hpp"
 
 namespace {
@@ -126,6 +129,47 @@ TYPED_TEST(sparse_methods, sparge) {
       });
     }
   }
+}
+
+// Grouped heads, values of another depth, padding, and entries of the batch with and without global
+// tokens.
+TYPED_TEST(sparse_methods, longformer) {
+  const index_t length = 45, window = 4;
+  operands local(2, 4, 2, length, length, 16, 1), global(2, 4, 2, length, length, 16, 7);
+  std::vector<index_t> state(2 * length, 0);
+  for (const index_t token : {0, 17, 30}) state[static_cast<std::size_t>(token)] = 1;
+  for (index_t token = 40; token < length; ++token) state[static_cast<std::size_t>(token)] = -1;
+  const tensor_view<const index_t, 2> of(state.data(), {2, length});
+  const auto call = [&](const auto& vg) {
+    sparse::longformer<TypeParam>(local.q.read(), local.k.read(), local.v.read(),
+                                  global.q.read().slice(2, 0, 3), global.k.read(), vg, of, window,
+                                  local.out.view());
+  };
+  const auto wrong = tensor<float>(2, 2, length, 16).fill(9);
+  EXPECT_EQ(heed_test::error_of([&] { call(wrong.read()); }),
+            "vg: extent 16 of axis 3, must be 19");
+  local.out.for_each([](float& x) { EXPECT_TRUE(heed_test::is_nan(static_cast<double>(x))); });
+
+  call(global.v.read());
+  reference::options how;
+  how.visible = [&](const position& p) { return of(p.batch, p.k) >= 0; };
+  reference::attention(global.q.read(), global.k.read(), global.v.read(), global.wanted.view(),
+                       how);
+  how.visible = [&](const position& p) {
+    return of(p.batch, p.q) >= 0 &&
+           (of(p.batch, p.k) == 1 || (of(p.batch, p.k) == 0 && std::abs(p.q - p.k) <= window));
+  };
+  reference::attention(local.q.read(), local.k.read(), local.v.read(), local.wanted.view(), how);
+  const index_t tokens[] = {0, 17, 30};
+  for (index_t h = 0; h < 4; ++h) {
+    for (index_t n = 0; n < 3; ++n) {  // row n of qg is the n-th global token
+      for (index_t d = 0; d < 19; ++d) {
+        local.wanted.view()(0, h, tokens[n], d) = global.wanted.read()(0, h, n, d);
+      }
+    }
+  }
+  EXPECT_LE(heed_test::worst_error(local.out.read(), local.wanted.read(), 5e-6), 1e-5);
+  EXPECT_EQ(local.out.overwritten_around(), 0);
 }
 
 TYPED_TEST(sparse_methods, lsh) {
