@@ -25,7 +25,9 @@ struct gathered_quantized_rows {
   // From a row's codes to those of the one `count` entries behind it, or of the last one.
   HEED_INLINE std::uintptr_t bytes_to(index_t row, index_t count) const {
     const index_t to = row + count < last ? row + count : last;
-    return static_cast<std::uintptr_t>((numbers[to] - numbers[row]) * stride_bytes());
+    // Modulo 2⁶⁴: behind a list's length a number may be anything.
+    return (static_cast<std::uintptr_t>(numbers[to]) - static_cast<std::uintptr_t>(numbers[row])) *
+           static_cast<std::uintptr_t>(stride_bytes());
   }
   static constexpr index_t row_bytes(index_t depth) {
     return quantized_rows<Code>::row_bytes(depth);

@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <string>
 
@@ -35,7 +36,8 @@ struct lists {
         std::shuffle(all.begin(), all.end(), generator);
         const index_t kept = lengths.empty() ? count : lengths[static_cast<std::size_t>(s)];
         for (index_t i = 0; i < count; ++i) {
-          numbers.push_back(i < kept ? all[static_cast<std::size_t>(i)] : index_t{1} << 50);
+          numbers.push_back(i < kept ? all[static_cast<std::size_t>(i)]
+                                     : std::numeric_limits<index_t>::max() - 7);
         }
       }
     }
