@@ -144,14 +144,8 @@ struct bfloat16_tiles {
   // Weights take the place of the scores, two in one's.
   static void softmax(real* s, index_t s_stride, int rows, int count, real factor, real* maximum,
                       real* sum, real* shrink) {
-    vectors::softmax_to(s, s_stride, rows, count, factor, maximum, sum, shrink,
-                        [](real* scores, int at, pack<float, 16> weights) HEED_LAMBDA_INLINE {
-                          const __m256i words = std::bit_cast<__m256i>(
-                              _mm512_cvtneps_pbh(std::bit_cast<__m512>(weights.v)));
-                          _mm256_storeu_si256(reinterpret_cast<__m256i*>(scores + at / 2), words);
-                          return as_pack(_mm512_maskz_slli_epi32(
-                              every, _mm512_maskz_cvtepu16_epi32(every, words), 16));
-                        });
+    vectors::template softmax_to<rounded_weights>(s, s_stride, rows, count, factor, maximum, sum,
+                                                  shrink);
   }
   static real weight_at(const real* weights, index_t column) {
     std::uint16_t word;
@@ -178,7 +172,20 @@ struct bfloat16_tiles {
 
  private:
   static constexpr short exponent = 0x7f80;
-  static constexpr __mmask16 every = 0xffff;
+
+  struct rounded_weights {
+    using pack_type = pack<float, 16>;
+    HEED_INLINE static pack_type store(real* scores, int at, pack_type weights, pack_type sums) {
+      return store(scores, at, weights, pack_type(0.0f), sums);
+    }
+    HEED_INLINE static pack_type store(real* scores, int at, pack_type first, pack_type second,
+                                       pack_type sums) {
+      const auto words = std::bit_cast<__m512i>(
+          _mm512_cvtne2ps_pbh(std::bit_cast<__m512>(second.v), std::bit_cast<__m512>(first.v)));
+      _mm512_storeu_si512(scores + static_cast<unsigned>(at) / 2, words);
+      return add_pairs(words, _mm512_set1_epi16(0x3f80), sums);  // times 1
+    }
+  };
   static constexpr index_t pairs_of(index_t depth) { return (depth + 1) / 2; }
 
   // Vectors of a row, `stride` apart; zeros where there is no row.

@@ -98,17 +98,13 @@ struct register_tiles : register_packing<Lanes> {
   // l' = l·2^(m − m') + Σ w.
   static void softmax(real* s, index_t s_stride, int rows, int count, real factor, real* maximum,
                       real* sum, real* shrink) {
-    softmax_to(s, s_stride, rows, count, factor, maximum, sum, shrink,
-               [](real* scores, int at, pack_type weights) HEED_LAMBDA_INLINE {
-                 store_pack(scores + at, weights);
-                 return weights;
-               });
+    softmax_to<plain_weights>(s, s_stride, rows, count, factor, maximum, sum, shrink);
   }
-  // The same where store(row of scores, column, weights) says how weights take the scores' place,
-  // and returns them as they are stored.
-  template <class Store>
+  // The same where Weights says how weights take the scores' place, and adds them as they are
+  // stored.
+  template <class Weights>
   static void softmax_to(real* s, index_t s_stride, int rows, int count, real factor, real* maximum,
-                         real* sum, real* shrink, Store store_weights) {
+                         real* sum, real* shrink) {
     for (int row = 0; row < rows; ++row) {
       real* scores = s + row * s_stride;
       // Four chains, or each comparison would wait for the one before.
@@ -154,11 +150,15 @@ struct register_tiles : register_packing<Lanes> {
       }
       const pack_type offset(-latest);
       pack_type total(real(0));
-      for (int c = 0; c < count; c += lanes) {
-        const pack_type weight =
-            Lanes::exp2(Lanes::fma(load_pack<pack_type>(scores + c), scale, offset));
-        total += store_weights(scores, c, weight);
+      const auto weights_at = [&](int c) HEED_LAMBDA_INLINE {
+        return Lanes::exp2(Lanes::fma(load_pack<pack_type>(scores + c), scale, offset));
+      };
+      int c = 0;
+      for (; c + 2 * lanes <= count; c += 2 * lanes) {
+        const pack_type weights = weights_at(c);
+        total = Weights::store(scores, c, weights, weights_at(c + lanes), total);
       }
+      for (; c < count; c += lanes) total = Weights::store(scores, c, weights_at(c), total);
       shrink[row] = Lanes::exp2(pack_type(former - latest))[0];
       maximum[row] = latest;
       sum[row] = sum[row] * shrink[row] + sum_lanes(total);
@@ -230,6 +230,16 @@ struct register_tiles : register_packing<Lanes> {
   template <class Rows>
   static constexpr bool is_bfloat16_rows =
       std::is_same_v<typename Rows::cursor, const Eigen::bfloat16*>;
+  struct plain_weights {
+    HEED_INLINE static pack_type store(real* scores, int at, pack_type weights, pack_type sums) {
+      store_pack(scores + at, weights);
+      return sums + weights;
+    }
+    HEED_INLINE static pack_type store(real* scores, int at, pack_type first, pack_type second,
+                                       pack_type sums) {
+      return store(scores, at + lanes, second, store(scores, at, first, sums));
+    }
+  };
   static constexpr real widest_fused = 65536;
   static constexpr real smallest_fused = sizeof(real) == 4 ? real(1e-30) : real(1e-290);
 
