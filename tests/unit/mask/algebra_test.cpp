@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

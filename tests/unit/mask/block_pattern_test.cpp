@@ -4,7 +4,7 @@
 #include <heed/mask/block_pattern.hpp>
 #include <vector>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

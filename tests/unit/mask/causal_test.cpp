@@ -1,7 +1,7 @@
 // causal and causal_upper_left.
 #include <heed/mask/causal.hpp>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <heed/mask/dilated_window.hpp>
 #include <heed/mask/window.hpp>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

@@ -17,8 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "support/mask_checks.hpp"
 #include "support/vector_case.hpp"
-#include "unit/mask/mask_checks.hpp"
 
 namespace {
 

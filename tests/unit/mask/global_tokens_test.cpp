@@ -5,7 +5,7 @@
 #include <heed/mask/window.hpp>
 #include <vector>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

@@ -2,7 +2,7 @@
 #include <functional>
 #include <heed/mask/mask.hpp>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

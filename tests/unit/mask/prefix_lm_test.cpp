@@ -2,7 +2,7 @@
 #include <heed/mask/prefix_lm.hpp>
 #include <vector>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

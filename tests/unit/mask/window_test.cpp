@@ -2,7 +2,7 @@
 #include <heed/mask/causal.hpp>
 #include <heed/mask/window.hpp>
 
-#include "unit/mask/mask_checks.hpp"
+#include "support/mask_checks.hpp"
 
 namespace {
 

@@ -9,8 +9,8 @@
 
 #include "heed/engine/hooks.hpp"
 #include "heed/reference/neighborhood.hpp"
+#include "support/mask_checks.hpp"
 #include "support/vector_case.hpp"
-#include "unit/mask/mask_checks.hpp"
 
 namespace {
 

@@ -1,58 +1,17 @@
-// Checks that every mask must pass: its answers, for one position and for packs of keys, its tiles
-// and its key ranges against a predicate that is written from the mask's definition.
-#pragma once
-
-#include <gtest/gtest.h>
+#include "support/mask_checks.hpp"
 
 #include <algorithm>
-#include <concepts>
 #include <cstddef>
-#include <cstdint>
-#include <heed/core/position.hpp>
-#include <ostream>
-#include <random>
 #include <sstream>
 #include <string>
-#include <vector>
-
-#include "support/errors.hpp"
 
 namespace heed_test {
 
-using heed::index_t;
+namespace {
 
-struct mask_shape {
-  index_t batches, heads, queries, keys;
-
-  heed::call_shape as_call() const { return {batches, heads, queries, keys}; }
-};
-
-inline std::ostream& operator<<(std::ostream& out, const mask_shape& s) {
-  return out << "[batches " << s.batches << ", heads " << s.heads << ", queries " << s.queries
-             << ", keys " << s.keys << "]";
-}
-
-inline std::vector<mask_shape> mask_shapes(index_t batches = 1, index_t heads = 1) {
-  std::vector<mask_shape> shapes;
-  for (const index_t queries : {0, 1, 2, 7, 13, 33}) {
-    for (const index_t keys : {0, 1, 2, 5, 13, 32, 41}) {
-      shapes.push_back({batches, heads, queries, keys});
-    }
-  }
-  return shapes;
-}
-
-// What a mask promises about its tiles and its keys, beyond being right.
-enum class tiles { right, exact };
-enum class keys { right, hull, exact };
-
-template <class Mask, class P>
-concept answers = std::invocable<const Mask&, const P&>;
-
-template <class Mask, class Truth>
 class mask_checker {
  public:
-  mask_checker(const Mask& mask_under_test, const Truth& truth, const mask_shape& shape)
+  mask_checker(const asked_mask& mask_under_test, const mask_truth& truth, const mask_shape& shape)
       : mask_(mask_under_test), shape_(shape) {
     const auto count = static_cast<std::size_t>(shape.batches * shape.heads * shape.queries);
     visible_.resize(count * static_cast<std::size_t>(shape.keys));
@@ -61,36 +20,26 @@ class mask_checker {
 
   void check_positions() const {
     for_each_position([&](const heed::position& p) {
-      const bool answer = mask_(p);
+      const bool answer = mask_.at(p);
       if (answer != (at(p) != 0)) fail("position") << "answers " << answer << where(p);
     });
   }
 
-  template <class Real, int N>
   void check_packs() const {
-    using pack_position = heed::pack_position<Real, N>;
-    static_assert(answers<Mask, pack_position>);
-    for_each_position([&](const heed::position& first) {
-      pack_position p;
-      p.batch = first.batch;
-      p.head = first.head;
-      p.q = first.q;
-      p.queries = first.queries;
-      p.keys = first.keys;
-      p.first_key = first.k;
-      p.valid = static_cast<int>(std::min<index_t>(N, first.keys - first.k));
-      for (int lane = 0; lane < N; ++lane) {
-        p.k.v[lane] = static_cast<heed::integer_of<Real>>(first.k + std::min(lane, p.valid - 1));
-      }
-      const typename heed::pack<Real, N>::mask answer = mask_(p);
-      heed::position one = first;
-      for (int lane = 0; lane < p.valid; ++lane, ++one.k) {
-        if (answer[lane] != (at(one) != 0)) {
-          fail("pack") << N << " lanes from key " << first.k << " answer " << answer[lane]
-                       << where(one);
+    for (const asked_mask::pack& pack : mask_.packs) {
+      for_each_position([&](const heed::position& first) {
+        const auto valid = static_cast<int>(std::min<index_t>(pack.lanes, first.keys - first.k));
+        const std::uint64_t answer = pack.bits(mask_.mask, first, valid);
+        heed::position one = first;
+        for (int lane = 0; lane < valid; ++lane, ++one.k) {
+          const bool of_lane = (answer >> lane & 1) != 0;
+          if (of_lane != (at(one) != 0)) {
+            fail("pack") << pack.lanes << " lanes from key " << first.k << " answer " << of_lane
+                         << where(one);
+          }
         }
-      }
-    });
+      });
+    }
   }
 
   void check_tiles(tiles promise_of_tiles, keys promise_of_keys) const {
@@ -122,8 +71,8 @@ class mask_checker {
     empty.queries = shape_.queries;
     empty.keys = shape_.keys;
     if (shape_.batches > 0 && shape_.heads > 0) {
-      heed::tile_visibility(mask_, empty);
-      EXPECT_EQ(heed::visible_keys(mask_, empty).size(), 0) << shape_;
+      mask_.tile(empty);
+      EXPECT_EQ(mask_.keys(empty).size(), 0) << shape_;
     }
   }
 
@@ -148,7 +97,7 @@ class mask_checker {
       any |= at(p) != 0;
       every &= at(p) != 0;
     });
-    const heed::visibility answer = heed::tile_visibility(mask_, t);
+    const heed::visibility answer = mask_.tile(t);
     const heed::visibility truth = !any    ? heed::visibility::none
                                    : every ? heed::visibility::all
                                            : heed::visibility::some;
@@ -165,7 +114,7 @@ class mask_checker {
       if (at(p) != 0) needed[static_cast<std::size_t>(p.k - t.k_begin)] = 1;
     });
     std::vector<char> given(needed.size(), 0);
-    for (const auto& range : heed::visible_keys(mask_, t)) {
+    for (const auto& range : mask_.keys(t)) {
       ASSERT_LE(t.k_begin, range.begin);
       ASSERT_LT(range.begin, range.end);
       ASSERT_LE(range.end, t.k_end);
@@ -229,42 +178,19 @@ class mask_checker {
            "), keys [" + std::to_string(t.k_begin) + ", " + std::to_string(t.k_end) + ")";
   }
 
-  const Mask& mask_;
+  const asked_mask& mask_;
   mask_shape shape_;
   std::vector<char> visible_;
 };
 
-// Everything, for one shape. truth(const heed::position&) is the definition.
-template <class Mask, class Truth>
-void expect_mask(const Mask& mask_under_test, const Truth& truth, const mask_shape& shape,
-                 tiles promise_of_tiles = tiles::exact, keys promise_of_keys = keys::exact) {
-  static_assert(heed::mask_function<Mask>);
-  SCOPED_TRACE(shape);
-  EXPECT_NO_THROW(heed::check_modifier(mask_under_test, shape.as_call()));
-  const mask_checker<Mask, Truth> checker(mask_under_test, truth, shape);
+}  // namespace
+
+void check_mask(const asked_mask& mask, const mask_truth& truth, const mask_shape& shape,
+                tiles promise_of_tiles, keys promise_of_keys) {
+  const mask_checker checker(mask, truth, shape);
   checker.check_positions();
   checker.check_tiles(promise_of_tiles, promise_of_keys);
-  if constexpr (answers<Mask, heed::pack_position<float, 4>>) {
-    checker.template check_packs<float, 4>();
-    checker.template check_packs<double, 2>();
-#if defined(__AVX2__)
-    checker.template check_packs<float, 8>();
-    checker.template check_packs<double, 4>();
-#endif
-#if defined(__AVX512F__)
-    checker.template check_packs<float, 16>();
-    checker.template check_packs<double, 8>();
-#endif
-  }
-}
-
-// Random flags, one of `period` set on average.
-template <class T = std::uint8_t>
-std::vector<T> random_flags(index_t count, unsigned seed, unsigned period = 2) {
-  std::mt19937 generator(seed);
-  std::vector<T> flags(static_cast<std::size_t>(count));
-  for (auto& flag : flags) flag = static_cast<T>(generator() % period == 0);
-  return flags;
+  checker.check_packs();
 }
 
 }  // namespace heed_test
