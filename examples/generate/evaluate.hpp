@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "llama.hpp"
 #include "safetensors.hpp"
+#include "transformer.hpp"
 
 namespace example {
 
@@ -41,8 +41,7 @@ double log_probability(const Row& row, std::uint8_t token) {
 }
 
 // Log-probabilities of tokens 1, 2, … of a text that fits into the context.
-template <class Model>
-std::vector<double> log_probabilities(Model& model, token_span tokens) {
+inline std::vector<double> log_probabilities(language_model& model, token_span tokens) {
   model.clear();
   const matrix& rows = model.forward(tokens, logits::all);
   std::vector<double> result;
@@ -56,9 +55,8 @@ std::vector<double> log_probabilities(Model& model, token_span tokens) {
 using progress_function = std::function<void(double)>;
 
 // Average over consecutive windows of a text, every byte but each window's first predicted.
-template <class Model>
-double bits_per_byte(Model& model, token_span text, index window,
-                     const progress_function& progress = {}) {
+inline double bits_per_byte(language_model& model, token_span text, index window,
+                            const progress_function& progress = {}) {
   if (window < 2 || window > model.context()) {
     throw std::runtime_error("window of " + std::to_string(window) + " bytes is not from 2 to " +
                              std::to_string(model.context()) + ", the context");
@@ -86,8 +84,7 @@ struct golden_deviation {
   double logits = 0;  // of the last 64 positions
 };
 
-template <class Model>
-golden_deviation compare_with_golden(Model& model, const safetensors_file& golden) {
+inline golden_deviation compare_with_golden(language_model& model, const safetensors_file& golden) {
   bytes tokens;
   for (const std::int32_t token : golden.as_int32("tokens")) {
     if (token < 0 || token > 255) {
@@ -123,9 +120,8 @@ golden_deviation compare_with_golden(Model& model, const safetensors_file& golde
 }
 
 // Largest difference between the logits of one prefill and of the same text token by token.
-template <class Model>
-double compare_decode_with_prefill(Model& model, token_span tokens,
-                                   const progress_function& progress = {}) {
+inline double compare_decode_with_prefill(language_model& model, token_span tokens,
+                                          const progress_function& progress = {}) {
   model.clear();
   const matrix prefill = model.forward(tokens, logits::all);
   model.clear();

@@ -29,6 +29,7 @@ namespace {
 
 using example::bytes;
 using example::index;
+using example::language_model;
 using example::logits;
 using example::matrix;
 using example::progress;
@@ -90,10 +91,9 @@ struct speed {
 };
 
 // Measures the forward passes between its construction and the call.
-template <class Model>
 class speedometer {
  public:
-  explicit speedometer(const Model& model)
+  explicit speedometer(const language_model& model)
       : model_(model), seconds_(model.seconds()), attention_seconds_(model.attention_seconds()) {}
   speed after(std::size_t tokens) const {
     return {static_cast<double>(tokens), model_.seconds() - seconds_,
@@ -101,7 +101,7 @@ class speedometer {
   }
 
  private:
-  const Model& model_;
+  const language_model& model_;
   double seconds_, attention_seconds_;
 };
 
@@ -109,8 +109,7 @@ struct generation {
   speed prefill, decode;
 };
 
-template <class Model>
-void check_fits(const Model& model, std::size_t prompt, index length) {
+void check_fits(const language_model& model, std::size_t prompt, index length) {
   // The last byte is not fed back.
   if (static_cast<index>(prompt) + length > model.context() + 1) {
     throw std::runtime_error("a prompt of " + std::to_string(prompt) +
@@ -121,8 +120,7 @@ void check_fits(const Model& model, std::size_t prompt, index length) {
 }
 
 // Prints the continuation byte by byte. Byte 0 begins a document, so it ends one here.
-template <class Model>
-generation generate(Model& model, token_span prompt, const options& o) {
+generation generate(language_model& model, token_span prompt, const options& o) {
   check_fits(model, prompt.size(), o.length);
   sampler choose(o.temperature, o.seed);
   model.clear();
@@ -149,8 +147,7 @@ generation generate(Model& model, token_span prompt, const options& o) {
 
 // ---- modes --------------------------------------------------------------------------------------
 
-template <class Model>
-int score(Model& model, const options& o) {
+int score(language_model& model, const options& o) {
   const bytes text = o.bytes > 0 ? example::read_bytes(o.bits_per_byte, o.bytes)
                                  : example::read_bytes(o.bits_per_byte);
   if (text.size() < o.bytes) {
@@ -176,8 +173,7 @@ int score(Model& model, const options& o) {
 // How far 16-bit queries, keys and values may move a logit: twice what was measured.
 double rounding_limit(const std::string& type) { return type == "bf16" ? 0.2 : 0.04; }
 
-template <class Model>
-int check_golden(Model& model, const options& o) {
+int check_golden(language_model& model, const options& o) {
   const auto golden = example::safetensors_file::open(o.model / "golden.safetensors");
   const example::golden_deviation worst = example::compare_with_golden(model, golden);
   const double limit = o.type == "float" ? 2e-3 : rounding_limit(o.type);
@@ -189,8 +185,7 @@ int check_golden(Model& model, const options& o) {
   return good ? 0 : 1;
 }
 
-template <class Model>
-int check_decode(Model& model, const options& o) {
+int check_decode(language_model& model, const options& o) {
   const std::size_t count = std::min<std::size_t>(static_cast<std::size_t>(model.context()), 1024);
   const bytes text = example::read_bytes(o.model / "held_out.txt", count);
   progress show("decode against prefill");
@@ -206,8 +201,7 @@ int check_decode(Model& model, const options& o) {
   return good ? 0 : 1;
 }
 
-template <class Model>
-int continue_prompt(Model& model, const options& o) {
+int continue_prompt(language_model& model, const options& o) {
   bytes prompt = {0};
   if (!o.prompt_file.empty()) {
     const bytes text = example::read_bytes(o.prompt_file);
@@ -238,8 +232,7 @@ double stored_bits_per_byte(const std::filesystem::path& model, index window) {
   }
 }
 
-template <class Model>
-int demo(Model& model, const options& o) {
+int demo(language_model& model, const options& o) {
   constexpr std::size_t whole = 131072;  // what the stored bits per byte are of
   constexpr double seconds_to_spend = 60;
   constexpr std::string_view prompt_end = "    def __sub__(x1, x2):\n";

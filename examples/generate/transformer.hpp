@@ -40,24 +40,16 @@ struct stopwatch {
   }
 };
 
-// Attention keeps the keys and values of all tokens so far, or what it wants of them:
-//
-//   using operand = …   type of queries and keys: float, Eigen::bfloat16, Eigen::half
-//   void clear()        forgets all tokens
-//   void operator()(index layer, q, k, v, out)
-//     q [1, heads, n, depth], k [1, key heads, n, depth], both turned by their positions, and
-//     v (float): views of the n newest tokens; out [1, heads, n, depth] (float) is written
-template <class Attention>
-class transformer {
+// A byte-level Llama without its attention, which the class derived from it has: what comes before
+// and after is the same for all, and compiled once.
+class language_model {
  public:
   // The weights and the pool must outlive the model.
-  transformer(const llama_weights& weights, heed::thread_pool& pool, index context,
-              Attention attention)
-      : weights_(weights),
-        config_(weights.config),
+  language_model(const llama_weights& weights, heed::thread_pool& pool, index context)
+      : config_(weights.config),
+        weights_(weights),
         pool_(pool),
         context_(context),
-        attention_(std::move(attention)),
         scratch_(static_cast<std::size_t>(pool.workers())) {
     if (context < 1 || context > config_.context) {
       throw std::runtime_error("context " + std::to_string(context) +
@@ -69,6 +61,7 @@ class transformer {
     options.theta = static_cast<double>(config_.theta);
     heed::fill_rope_cache(heed::view_of(cosines_), heed::view_of(sines_), options);
   }
+  virtual ~language_model() = default;
 
   // Tokens that the model has seen, and at most can see.
   index size() const { return size_; }
@@ -79,10 +72,9 @@ class transformer {
 
   // Forgets all tokens.
   void clear() {
-    attention_.clear();
+    forget();
     size_ = 0;
   }
-  Attention& attention() { return attention_; }
 
   // Appends tokens and returns, for each of them or for the last one, the logits of what comes
   // next: [tokens or 1, 256]. The result is overwritten by the next call.
@@ -96,7 +88,6 @@ class transformer {
     }
     hidden_.resize(count, config_.hidden);
     qkv_.resize(count, config_.qkv_width());
-    rotated_.resize(count, config_.query_width() + config_.key_width());
     attended_.resize(count, config_.query_width());
     for (index i = 0; i < count; ++i) {
       hidden_.row(i) = weights_.embedding.row(tokens[static_cast<std::size_t>(i)]);
@@ -132,10 +123,17 @@ class transformer {
     return logits_;
   }
 
- private:
-  using operand_matrix =
-      Eigen::Matrix<typename Attention::operand, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+ protected:
+  // attended_ = attention of the rows in qkv_, the newest of all tokens.
+  virtual void attend(index layer) = 0;
+  virtual void forget() = 0;
 
+  const llama_config& config_;
+  matrix cosines_, sines_;  // [context, depth / 2]
+  matrix qkv_, attended_;
+  double attention_seconds_ = 0;
+
+ private:
   // Reused by one worker.
   struct scratch {
     matrix normed, gate_up, activated;
@@ -162,6 +160,37 @@ class transformer {
     }
   }
 
+  const llama_weights& weights_;
+  heed::thread_pool& pool_;
+  index context_;
+  index size_ = 0;
+  std::vector<scratch> scratch_;
+  matrix hidden_, logits_;
+  double seconds_ = 0;
+};
+
+// Attention keeps the keys and values of all tokens so far, or what it wants of them:
+//
+//   using operand = …   type of queries and keys: float, Eigen::bfloat16, Eigen::half
+//   void clear()        forgets all tokens
+//   void operator()(index layer, q, k, v, out)
+//     q [1, heads, n, depth], k [1, key heads, n, depth], both turned by their positions, and
+//     v (float): views of the n newest tokens; out [1, heads, n, depth] (float) is written
+template <class Attention>
+class transformer : public language_model {
+ public:
+  transformer(const llama_weights& weights, heed::thread_pool& pool, index context,
+              Attention attention)
+      : language_model(weights, pool, context), attention_(std::move(attention)) {}
+
+  Attention& attention() { return attention_; }
+
+ private:
+  using operand_matrix =
+      Eigen::Matrix<typename Attention::operand, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+  void forget() override { attention_.clear(); }
+
   // Some heads out of rows [length, width], as [1, heads, length, depth]; nothing is copied.
   template <class Matrix>
   auto heads_of(Matrix& rows, index first_column, index heads) const {
@@ -171,12 +200,12 @@ class transformer {
                                          {0, config_.depth, rows.cols(), 1});
   }
 
-  // attended_ = attention of the rows in qkv_.
-  void attend(index layer) {
+  void attend(index layer) override {
+    rotated_.resize(qkv_.rows(), config_.query_width() + config_.key_width());
     // Keys lie behind queries, so that one call turns the heads of both; it writes operands.
     const index rotated_heads = config_.heads + config_.key_heads;
     heed::rope_options rope;
-    rope.offset = size_;
+    rope.offset = size();
     rope.cache = heed::rope_cache(heed::view_of(cosines_), heed::view_of(sines_));
     heed::apply_rope(heads_of(qkv_, 0, rotated_heads), heads_of(rotated_, 0, rotated_heads), rope);
     const stopwatch timer;
@@ -187,17 +216,8 @@ class transformer {
     attention_seconds_ += timer.seconds();
   }
 
-  const llama_weights& weights_;
-  const llama_config& config_;
-  heed::thread_pool& pool_;
-  index context_;
-  index size_ = 0;
   Attention attention_;
-  std::vector<scratch> scratch_;
-  matrix cosines_, sines_;  // [context, depth / 2]
-  matrix hidden_, qkv_, attended_, logits_;
   operand_matrix rotated_;  // queries and keys
-  double attention_seconds_ = 0, seconds_ = 0;
 };
 
 }  // namespace example
