@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <string>
+#include <type_traits>
 
 #include "heed/backend/select.hpp"
 
@@ -51,6 +52,13 @@ template <class Backend, class T, class Real>
 double lse_tolerance(double truth) {
   using tiles = typename Backend::template tiles<Real, T, T, T, T>;
   return 1e-5 + 5e-6 * std::abs(truth) + static_cast<double>(tiles::weight_rounding);
+}
+
+// Calls use(std::type_identity<Backend>{}) for each of a list, where backends share what takes
+// long.
+template <class First, class... Others, class Use>
+void for_each_backend(::testing::Types<First, Others...>, const Use& use) {
+  (use(std::type_identity<First>{}), ..., use(std::type_identity<Others>{}));
 }
 
 struct backend_name {

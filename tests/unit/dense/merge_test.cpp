@@ -42,7 +42,7 @@ struct log_sum_exp {
 
 template <class Backend>
 class merge : public ::testing::Test {};
-TYPED_TEST_SUITE(merge, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(merge, heed_test::method_backends, heed_test::backend_name);
 
 // Cuts the keys at random, attends to each piece, and merges the pieces in a random order.
 template <class Backend, class T>

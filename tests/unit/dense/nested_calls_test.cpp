@@ -49,7 +49,7 @@ class nested_calls : public ::testing::Test {
     }
   }
 };
-TYPED_TEST_SUITE(nested_calls, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(nested_calls, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(nested_calls, in_float) { this->template check<float>(); }
 TYPED_TEST(nested_calls, in_bfloat16) { this->template check<Eigen::bfloat16>(); }

@@ -61,7 +61,7 @@ void expect_close(const heed::tensor_view<const float, 4>& got,
 
 template <class Backend>
 class upstream_cases : public ::testing::Test {};
-TYPED_TEST_SUITE(upstream_cases, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(upstream_cases, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(upstream_cases, dense) {
   std::set<std::string> done;

@@ -30,7 +30,7 @@ struct backwards {
 
 template <class Backend>
 class workers : public ::testing::Test {};
-TYPED_TEST_SUITE(workers, heed_test::all_backends, heed_test::backend_name);
+TYPED_TEST_SUITE(workers, heed_test::method_backends, heed_test::backend_name);
 
 TYPED_TEST(workers, results_are_bit_identical_on_any_executor) {
   struct call {
