@@ -26,10 +26,13 @@ burst ceiling_of(const attention_case& c, int threads) {
     // How reading grows with the threads is the machine's secret.
     if (threads > 1) return {};
     const double bytes = 2.0 * static_cast<double>(c.key_size()) * sizeof(T);
-    return heed_bench::read_burst(heed_bench::level_of(bytes));
+    return heed_bench::read_ceiling(bytes);
   }
   if (!std::is_same_v<T, float>) {
-    if (burst matrix = heed_bench::matrix_burst(heed_bench::bf16)) return matrix;
+    if (burst matrix = heed_bench::matrix_burst(heed_bench::bf16, heed_bench::memory_level::l2)) {
+      return matrix;
+    }
+    if (burst pairs = heed_bench::vector_burst(heed_bench::bf16)) return pairs;
   }
   return heed_bench::fma_burst<float>();
 }
