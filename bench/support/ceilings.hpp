@@ -605,7 +605,7 @@ inline constexpr f16_name f16{};
 /// Products of bf16 tiles, summed in float: AMX. Either the rate of the unit itself (l1), or with
 /// right operands that stream from half of the second-level cache (l2), as keys and values do past
 /// the queries and weights of a strip.
-inline burst matrix_burst(bf16_name, memory_level level = memory_level::l1) {
+inline burst matrix_burst(bf16_name, [[maybe_unused]] memory_level level = memory_level::l1) {
 #if defined(HEED_BENCH_AMX_BF16)
   using namespace ceilings_detail;
   if (!amx_permitted()) return {0, {}, "the kernel or the processor refuses AMX"};
