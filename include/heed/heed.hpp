@@ -31,6 +31,7 @@
 #include "cache/quantized.hpp"
 #include "cache/ring.hpp"
 #include "cache/subset.hpp"
+#include "core/check_data.hpp"
 #include "core/element.hpp"
 #include "core/error.hpp"
 #include "core/executor.hpp"

@@ -94,18 +94,7 @@ class asked_mask_of final : public asked_mask {
   void add_pack() {
     static_assert(answers<Mask, heed::pack_position<Real, N>>);
     packs.push_back({N, [](const void* of, const heed::position& first, int valid) {
-                       heed::pack_position<Real, N> p;
-                       p.batch = first.batch;
-                       p.head = first.head;
-                       p.q = first.q;
-                       p.queries = first.queries;
-                       p.keys = first.keys;
-                       p.first_key = first.k;
-                       p.valid = valid;
-                       for (int lane = 0; lane < N; ++lane) {
-                         const int last = lane < valid ? lane : valid - 1;
-                         p.k.v[lane] = static_cast<heed::integer_of<Real>>(first.k + last);
-                       }
+                       const auto p = heed::pack_at<Real, N>(first, first.k + valid);
                        const typename heed::pack<Real, N>::mask answer =
                            (*static_cast<const Mask*>(of))(p);
                        std::uint64_t bits = 0;

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "../dense/attention.hpp"
 #include "../sparse/attention.hpp"
 #include "../sparse/estimate.hpp"
@@ -156,8 +157,8 @@ void add_depthwise(const X& x_, const tensor_view<W, 3>& weight, const tensor_vi
   const auto written = heed::detail::erase("out", out), read = heed::detail::erase("x", x);
   heed::detail::check_output(read, written);
   heed::detail::check_disjoint(written, read);
-  sparse::estimation::check_data("weight", weight);
-  sparse::estimation::check_data("bias", bias);
+  heed::detail::check_data("weight", weight);
+  heed::detail::check_data("bias", bias);
   using Real = accumulator<view_element<X>, W, T>;
   for (index_t b = 0; b < x.extent(0); ++b) {
     for (index_t h = 0; h < x.extent(1); ++h) {

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "../mask/causal.hpp"
 #include "../mask/mask.hpp"
 #include "../mask/window.hpp"
@@ -114,7 +115,7 @@ void nsa(const Q& q, const K& k, const V& v, const KC& k_cmp, const VC& v_cmp,
                                     << " differs from the number of blocks, " << blocks);
   }
   for (const auto* gate : {&gates.compressed, &gates.selected, &gates.window}) {
-    sparse::estimation::check_data("gates", *gate);
+    heed::detail::check_data("gates", *gate);
     if (gate->extent(0) != call.batches || gate->extent(1) != call.heads ||
         gate->extent(2) != call.queries) {
       raise(message("gates: [") << gate->extent(0) << ", " << gate->extent(1) << ", "

@@ -15,6 +15,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "../dense/attention.hpp"
 #include "../mask/mask.hpp"
 #include "../sparse/estimate.hpp"
@@ -87,7 +88,7 @@ void routing_transformer(const Q& q_, const K& k_, const V& v_, const tensor_vie
   same("out", "depth", depth, v.extent(3));
   same("means", "head count", means.extent(0), heads);
   same("means", "depth", means.extent(2), q.extent(3));
-  sparse::estimation::check_data("means", means);
+  heed::detail::check_data("means", means);
   for (int axis : {0, 1}) {
     same("memory_k", "extent", memory_k.extent(axis), means.extent(axis));
     same("memory_v", "extent", memory_v.extent(axis), means.extent(axis));

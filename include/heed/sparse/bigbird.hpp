@@ -15,6 +15,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "attention.hpp"
 #include "estimate.hpp"
 
@@ -30,7 +31,7 @@ inline block_list bigbird_layout(index_t blocks, index_t block, index_t width, i
     raise(message("random: rows ")
           << random.extent(1) << ", must be one for each of the " << blocks << " blocks");
   }
-  estimation::check_data("random", random);
+  heed::detail::check_data("random", random);
   return list_where({1, random.extent(0), blocks, blocks, block, block},
                     [&](index_t, index_t h, index_t i, index_t j) {
                       if (unidirectional && j > i) return false;
@@ -68,7 +69,7 @@ inline table bigbird_counts(index_t blocks, const tensor_view<const index_t, 3>&
     raise(message("random: rows ")
           << random.extent(1) << ", must be one for each of the " << blocks - 2 << " inner blocks");
   }
-  estimation::check_data("random", random);
+  heed::detail::check_data("random", random);
   table counts({1, random.extent(0), blocks, blocks});
   const auto count = counts.view();
   const index_t last = blocks - 1;

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "../core/executor.hpp"
 #include "../core/pack.hpp"
 #include "../core/view_of.hpp"
@@ -54,20 +55,12 @@ inline index_t blocks(index_t length, index_t block) {
   return length / block + (length % block != 0);
 }
 
-// An operand that is read here, before a call of attention could look at it.
-template <class T, int Rank>
-void check_data(const char* name, const tensor_view<T, Rank>& x) {
-  if (x.data() != nullptr || x.empty()) return;
-  message text(name);
-  text << ": data is null, extents are [" << x.extent(0);
-  for (int axis = 1; axis < Rank; ++axis) text << ", " << x.extent(axis);
-  raise(text << "]");
-}
-// Any tensor as rows [B, H, L, D].
+// Any tensor as rows [B, H, L, D], which are read here before a call of attention could look at
+// them.
 template <viewable X>
 auto rows_of(const char* name, const X& x) {
   const auto rows = read_view_of(x).template lifted<4>();
-  check_data(name, rows);
+  heed::detail::check_data(name, rows);
   return rows;
 }
 template <class T>

@@ -15,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "../dense/attention.hpp"
 #include "../mask/mask.hpp"
 #include "block_list.hpp"
@@ -42,10 +43,7 @@ class longformer_mask {
   longformer_mask(const tensor_view<const index_t, 2>& state, index_t window)
       : state_(state), window_(min(window, everything)) {
     if (window < 0) raise(message("longformer: window ") << window << " is negative");
-    if (state.data() == nullptr && !state.empty()) {
-      raise(message("longformer: state of [")
-            << state.extent(0) << ", " << state.extent(1) << "] is null");
-    }
+    heed::detail::check_data("state", state);
   }
   bool operator()(const position& p) const {
     const index_t key = state_(p.batch, p.k);

@@ -21,6 +21,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/check_data.hpp"
 #include "../dense/attention.hpp"
 #include "../dense/merge.hpp"
 #include "estimate.hpp"
@@ -47,7 +48,7 @@ std::vector<index_t> lsh_buckets(const X& x, const tensor_view<R, 3>& rotations,
   if (rotations.extent(0) != depth) {
     raise(message("rotations: depth ") << rotations.extent(0) << " differs from x's " << depth);
   }
-  estimation::check_data("rotations", rotations);
+  heed::detail::check_data("rotations", rotations);
   std::vector<index_t> buckets(static_cast<std::size_t>(rows.extent(0) * heads * rounds * length));
   runner.run(rows.extent(0) * heads, [&](index_t item, int) {
     std::vector<double> turned(static_cast<std::size_t>(half));
@@ -231,7 +232,7 @@ void lsh_attention(const X& shared, const V& values, Out&& result,
   if (out.extent(3) != value_depth) {
     raise(message("out: depth ") << out.extent(3) << " differs from v's " << value_depth);
   }
-  estimation::check_data("buckets", buckets);
+  heed::detail::check_data("buckets", buckets);
   if (rounds < 1) raise(message("buckets: ") << rounds << " rounds, must be positive");
   if (how.chunk < 1 || length % how.chunk != 0) {
     raise(message("lsh: chunk ") << how.chunk << " does not divide length " << length);

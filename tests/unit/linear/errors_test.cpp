@@ -64,7 +64,8 @@ TEST(linear_errors, shapes) {
   expect("q: head count 3 does not divide that of out, 4", q.slice(1, 0, 3), k4.r4(), v4.r4(), out);
   expect("out: axis 1 of extent 4 has stride 0, its rows would overwrite each other", q, k, v,
          heed::tensor_view<float, 4>(out.data(), {B, H, L, E}, {L * E, 0, E, 1}));
-  expect("k: data is null", q, heed::tensor_view<const float, 4>(nullptr, {B, 2, L, D}), v, out);
+  expect("k: data is null, extents are [2, 2, 6, 5]", q,
+         heed::tensor_view<const float, 4>(nullptr, {B, 2, L, D}), v, out);
   const numbers<float> wide({B, 2, L, E});
   o.expect("out: is the memory of v", [&] {
     linear::attention(wide.r4(), wide.r4(),
@@ -157,11 +158,12 @@ TEST(linear_errors, gates) {
                         linear::bonus(u3.r2()));
   // Gates without memory are no gates at all, which is another call.
   const heed::tensor_view<const float, 3> nothing(nullptr, {B, 2, L}), empty(nullptr, {B, 2, 0});
-  o.expect_of_modifiers("strength: data is null", linear::strength(nothing));
-  o.expect_of_modifiers("delta: data is null", linear::delta(nothing));
+  o.expect_of_modifiers("strength: data is null, extents are [2, 2, 6, 1]",
+                        linear::strength(nothing));
+  o.expect_of_modifiers("delta: data is null, extents are [2, 2, 6, 1]", linear::delta(nothing));
   o.expect_of_modifiers("strength: length 0 differs from that of k, 6", linear::strength(empty));
   o.expect_of_modifiers("delta: length 0 differs from that of k, 6", linear::delta(empty));
-  o.expect_of_modifiers("bonus: data is null",
+  o.expect_of_modifiers("bonus: data is null, extents are [2, 5]",
                         linear::bonus(heed::tensor_view<const float, 2>(nullptr, {2, D})));
   // What lies behind a sequence's end is not looked at.
   token.v3()(1, 0, 4) = -1;
@@ -198,7 +200,7 @@ TEST(linear_errors, states) {
       linear::final_state(
           heed::tensor_view<float, 4>(o.state.data.data(), {B, 2, D, E}, {0, D * E, E, 1})));
   o.expect_of_modifiers(
-      "initial_state: data is null",
+      "initial_state: data is null, extents are [2, 2, 5, 3]",
       linear::initial_state(heed::tensor_view<const float, 4>(nullptr, {B, 2, D, E})));
   o.expect_of_modifiers(
       "final_state: sum of keys: axis 1 of extent 2 has stride 0, its rows would overwrite each "
@@ -240,7 +242,7 @@ TEST(linear_errors, methods) {
            [&] { linear::add_skip(o.v.r4().slice(2, 0, 5), skip.r1(), y); });
   o.expect("D: axis 0 has extent 2, must have 1",
            [&] { linear::add_skip(o.v.r4().slice(1, 0, 1), skip.r1(), y.slice(1, 0, 1)); });
-  o.expect("D: data is null",
+  o.expect("D: data is null, extents are [2]",
            [&] { linear::add_skip(o.v.r4(), heed::tensor_view<const float, 1>(nullptr, {2}), y); });
   o.expect("dt: channels 1 differs from those of x, 3", [&] {
     linear::selective_scan(x.r3(), x.r3().slice(2, 0, 1), grow.r2(), b.r3(), b.r3(),

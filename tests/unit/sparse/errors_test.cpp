@@ -302,7 +302,7 @@ TEST(errors, null_data) {
               sparse::longformer(q, q, q, q, q, q, tensor_view<const index_t, 2>(nullptr, {2, 16}),
                                  4, x.out.view());
             }),
-            "longformer: state of [2, 16] is null");
+            "state: data is null, extents are [2, 16]");
   EXPECT_EQ(error_of([&] {
               sparse::bigbird_counts(5, tensor_view<const index_t, 3>(nullptr, {1, 3, 1}));
             }),

@@ -1,6 +1,6 @@
 // Register tiles where q, k, v and out are all bfloat16 and there are AVX512-BF16's sums of pairs
-// of products: what the tiles of lanes.hpp multiply as numbers are pairs here, so that both
-// products take half as many steps,
+// of products: what register_tiles.hpp multiplies as numbers are pairs here, so that both products
+// take half as many steps,
 //
 //   score:       pairs of channels   S[row][key] += q[2i]·k[2i] + q[2i+1]·k[2i+1]
 //   accumulate:  pairs of keys       O[row][d]   += p[2j]·v[2j][d] + p[2j+1]·v[2j+1][d]
@@ -43,7 +43,7 @@ struct bfloat16_tiles {
   static constexpr int weights_together = 2;
   static constexpr index_t most_rows_in_place = vectors::most_rows_in_place;
   static constexpr index_t most_block_keys = vectors::most_block_keys;
-  static constexpr real weight_rounding = 0x1p-8f;
+  static constexpr real weight_rounding = bfloat16_format::weight_rounding;
 
   static constexpr index_t padded(index_t depth) { return vectors::padded(depth); }
   static constexpr index_t query_strip_size(index_t depth) {
@@ -110,7 +110,7 @@ struct bfloat16_tiles {
       for (index_t d = 0; d < depth; d += 2 * lanes) {
         const __m512i a = key < count ? load_words(values[key] + d, depth - d) : no_words();
         const __m512i b = key + 1 < count ? load_words(values[key + 1] + d, depth - d) : no_words();
-        infinite |= not_finite(a, exponent) | not_finite(b, exponent);
+        infinite |= not_finite(a, format::exponent) | not_finite(b, format::exponent);
         alignas(64) packed rest[lanes];
         store_interleaved(a, b, step + d, d + lanes < width ? step + d + lanes : rest);
       }
@@ -123,7 +123,7 @@ struct bfloat16_tiles {
     __mmask32 infinite = 0;
     for (int key = 0; key < count; ++key) {
       for (index_t d = 0; d < depth; d += 2 * lanes) {
-        infinite |= not_finite(load_words(values[key] + d, depth - d), exponent);
+        infinite |= not_finite(load_words(values[key] + d, depth - d), format::exponent);
       }
     }
     return infinite == 0;
@@ -171,7 +171,7 @@ struct bfloat16_tiles {
   }
 
  private:
-  static constexpr short exponent = 0x7f80;
+  using format = bfloat16_format;
 
   struct rounded_weights {
     using pack_type = pack<float, 16>;
@@ -180,10 +180,9 @@ struct bfloat16_tiles {
     }
     HEED_INLINE static pack_type store(real* scores, int at, pack_type first, pack_type second,
                                        pack_type sums) {
-      const auto words = std::bit_cast<__m512i>(
-          _mm512_cvtne2ps_pbh(std::bit_cast<__m512>(second.v), std::bit_cast<__m512>(first.v)));
-      _mm512_storeu_si512(scores + static_cast<unsigned>(at) / 2, words);
-      return add_pairs(words, _mm512_set1_epi16(0x3f80), sums);  // times 1
+      return as_pack(std::bit_cast<__m512i>(
+          format::store(std::bit_cast<__m512>(first.v), std::bit_cast<__m512>(second.v),
+                        scores + static_cast<unsigned>(at) / 2, std::bit_cast<__m512>(sums.v))));
     }
   };
   static constexpr index_t pairs_of(index_t depth) { return (depth + 1) / 2; }

@@ -72,7 +72,7 @@ class block_session {
   }
 
   real weight(int row, index_t column) const {
-    return static_cast<real>(Tiles::weight_at(memory_ + row * stride_, column));
+    return Tiles::weight_at(memory_ + row * stride_, column);
   }
   // Column c stands for a key of step number steps[c / step_keys] of the packed values.
   void accumulate(index_t first, index_t last, const index_t* steps, const packed* values,

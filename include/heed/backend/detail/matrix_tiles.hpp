@@ -16,10 +16,7 @@ HEED_INLINE void store_transposed(pack<float, 16> (&rows)[16], std::uint16_t* pa
 }
 
 // What the matrix unit must know of an element type.
-struct bfloat16_words {
-  // Bits of the exponent, all of which are 1 in an infinity or a NaN.
-  static constexpr short exponent = 0x7f80;
-  static constexpr float weight_rounding = 0x1p-8f;
+struct bfloat16_words : bfloat16_format {
   // The largest weight of a row is 2^lift when its reference point is set, and the reference point
   // stays while none exceeds 2^headroom.
   static constexpr int lift = 0, headroom = 8;
@@ -27,21 +24,6 @@ struct bfloat16_words {
   template <int C, int A, int B>
   HEED_INLINE static void multiply() {
     tile_multiply_bfloat16<C, A, B>();
-  }
-  // Stores the weights of 32 keys, rounded, and adds them to sixteen sums as they were rounded.
-  HEED_INLINE static __m512 store(__m512 first, __m512 second, std::uint16_t* to, __m512 sums) {
-    const __m512bh ones = std::bit_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
-    const __m512bh weights = _mm512_cvtne2ps_pbh(second, first);
-    sums = _mm512_dpbf16_ps(sums, weights, ones);
-    _mm512_store_si512(to, std::bit_cast<__m512i>(weights));
-    return sums;
-  }
-  HEED_INLINE static __m512i round(__m512 first, __m512 second) {
-    return std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
-  }
-  HEED_INLINE static __m512 widen(__m256i words) {
-    return _mm512_castsi512_ps(
-        _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, words), 16));
   }
 };
 

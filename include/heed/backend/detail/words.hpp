@@ -43,6 +43,31 @@ HEED_INLINE void store_interleaved(__m512i a, __m512i b, void* low, void* high) 
   _mm512_store_si512(high, _mm512_permutex2var_epi16(a, second, b));
 }
 
+#if defined(__AVX512BF16__)
+// Words of bfloat16.
+struct bfloat16_format {
+  // Bits of the exponent, all of which are 1 in an infinity or a NaN.
+  static constexpr short exponent = 0x7f80;
+  static constexpr float weight_rounding = 0x1p-8f;
+
+  // Stores the weights of 32 keys, rounded, and adds them to sixteen sums as they were rounded.
+  HEED_INLINE static __m512 store(__m512 first, __m512 second, void* to, __m512 sums) {
+    const __m512bh ones = std::bit_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+    const __m512bh weights = _mm512_cvtne2ps_pbh(second, first);
+    sums = _mm512_dpbf16_ps(sums, weights, ones);
+    _mm512_storeu_si512(to, std::bit_cast<__m512i>(weights));
+    return sums;
+  }
+  HEED_INLINE static __m512i round(__m512 first, __m512 second) {
+    return std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+  }
+  HEED_INLINE static __m512 widen(__m256i words) {
+    return _mm512_castsi512_ps(
+        _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, words), 16));
+  }
+};
+#endif
+
 }  // namespace backend::detail
 HEED_NAMESPACE_END
 #endif

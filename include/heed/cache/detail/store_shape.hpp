@@ -1,12 +1,10 @@
 // Sizes of a store of keys and values, and the checks that all stores share.
 #pragma once
 
-#include <array>
 #include <type_traits>
 
+#include "../../core/check_data.hpp"
 #include "../../core/element.hpp"
-#include "../../core/error.hpp"
-#include "../../core/tensor_view.hpp"
 
 HEED_NAMESPACE_BEGIN
 namespace cache::detail {
@@ -42,8 +40,8 @@ struct store_shape {
   // New tokens for a store that holds `size` of them; returns how many they are.
   template <class K, class V>
   index_t check_append(const tensor_view<K, 4>& k, const tensor_view<V, 4>& v, index_t size) const {
-    check_operand("k", k.extents(), k.data(), depth);
-    check_operand("v", v.extents(), v.data(), value_depth);
+    check_operand("k", k, depth);
+    check_operand("v", v, value_depth);
     const index_t count = k.extent(2);
     if (v.extent(2) != count) {
       raise(message("v: length ") << v.extent(2) << " is not k's length " << count);
@@ -69,15 +67,12 @@ struct store_shape {
   }
 
  private:
-  void check_operand(const char* name, const std::array<index_t, 4>& extents, const void* data,
-                     index_t row) const {
-    check_extent(name, "batch count", extents[0], batches);
-    check_extent(name, "head count", extents[1], key_heads);
-    check_extent(name, "depth", extents[3], row);
-    if (data == nullptr && batches > 0 && key_heads > 0 && extents[2] > 0 && row > 0) {
-      raise(message(name) << ": data is null, extents are [" << batches << ", " << key_heads << ", "
-                          << extents[2] << ", " << row << "]");
-    }
+  template <class T>
+  void check_operand(const char* name, const tensor_view<T, 4>& x, index_t row) const {
+    check_extent(name, "batch count", x.extent(0), batches);
+    check_extent(name, "head count", x.extent(1), key_heads);
+    check_extent(name, "depth", x.extent(3), row);
+    heed::detail::check_data(name, x);
   }
   static void check_extent(const char* name, const char* what, index_t value, index_t expected) {
     if (value != expected) {

@@ -4,8 +4,7 @@
 #include <array>
 
 #include "../../backend/vectors.hpp"
-#include "../../core/error.hpp"
-#include "../../core/tensor_view.hpp"
+#include "../../core/check_data.hpp"
 #include "../../engine/problem.hpp"
 #include "chunk.hpp"
 
@@ -51,10 +50,7 @@ tensor_view<T, 4> one_per_token(const tensor_view<T, Rank>& x) {
   }
 }
 
-template <class T, int Rank>
-void check_data(const char* name, const tensor_view<T, Rank>& x) {
-  if (x.data() == nullptr && !x.empty()) raise(message(name) << ": data is null");
-}
+using heed::detail::check_data;
 
 template <class T, int Rank>
 void require_shape(const char* name, const tensor_view<T, Rank>& x,

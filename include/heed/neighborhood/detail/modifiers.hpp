@@ -4,6 +4,7 @@
 
 #include <tuple>
 
+#include "../../core/check_data.hpp"
 #include "../../dense/attention.hpp"
 #include "tile_lists.hpp"
 
@@ -67,7 +68,7 @@ void check_tokens_of(const pattern<N>& which, const char* name, const tensor_vie
     raise(message(name) << ": batch " << x.extent(0) << " differs from q's " << batches);
   }
   which.check_length(name, x.extent(2));
-  if (x.data() == nullptr && !x.empty()) raise(message(name) << ": data is null");
+  heed::detail::check_data(name, x);
 }
 template <int N, class Q, class K, class V, class Out>
 void check_tokens(const pattern<N>& which, index_t batches, const Q& q, const K& k, const V& v,
