@@ -50,6 +50,7 @@ TYPED_TEST(sparse_lists, equal_dense_attention_under_their_mask) {
     const auto list = heed_test::random_list(
         sparse::blocks_of({draw(0, 1) != 0 ? batches : 1, listed, queries, keys}, block_q, block_k),
         0.05 * static_cast<double>(draw(0, 20)), round);
+    const sparse::block_list_view view = list.view();
     tensor<float> q(batches, heads, queries, depth), k(batches, key_heads, keys, depth),
         v(batches, key_heads, keys, depth), dense(batches, heads, queries, depth), got = dense;
     q.fill(round), k.fill(round + 100), v.fill(round + 200);
@@ -60,7 +61,7 @@ TYPED_TEST(sparse_lists, equal_dense_attention_under_their_mask) {
       for (index_t h = 0; h < heads; ++h) {
         for (index_t i = 0; i < queries; ++i) {
           for (index_t j :
-               list.view().row(list.shape.batches == 1 ? 0 : b, h * listed / heads, i / block_q)) {
+               view.row(list.shape.batches == 1 ? 0 : b, h * listed / heads, i / block_q)) {
             for (index_t key = j * block_k; key < std::min(keys, (j + 1) * block_k); ++key) {
               elements[static_cast<std::size_t>(((b * heads + h) * queries + i) * keys + key)] = 1;
               single_rows.push_back(key);
