@@ -182,7 +182,7 @@ struct products {
     pack_type tile[static_cast<std::size_t>(lanes)];
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i) tile[i] = load_pack<pack_type>(from + i * from_row);
-    detail::transpose<1>(tile);
+    detail::transpose(tile);
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i) store_pack(to + i * to_row, tile[i]);
   }

@@ -56,7 +56,8 @@ struct item_scratch {
     maximum = memory.take<Real>(height);
     sum = memory.take<Real>(height);
     shrink = memory.take<Real>(rows);
-    scores = memory.take<Real>(whole ? height * row_keys : Tiles::session::score_size(block_keys));
+    scores = memory.take<Real>(whole ? Tiles::session::score_size(row_keys, height)
+                                     : Tiles::session::score_size(block_keys));
     bits = memory.take<std::uint64_t>(slots * rows);
     wanted = memory.take<index_t>(block_keys / Tiles::step_keys);
     steps = memory.take<index_t>(slots);

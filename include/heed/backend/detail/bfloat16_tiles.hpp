@@ -80,23 +80,24 @@ struct bfloat16_tiles {
   static void pack_keys(const Rows& keys, int count, index_t depth, packed* step) {
     static_assert(vectors::panel_keys == step_keys);
     const index_t height = pairs_of(depth);
-    for (int first = 0; first < step_keys; first += lanes) {
-      for (index_t pair = 0; pair < height; pair += lanes) {
-        pack<float, 16> rows[lanes];
+    for (int first = 0; first < step_keys; first += lanes, step += lanes) {
+      const Rows rows = keys.from(first);
+      index_t pair = 0;
+      if (count - first >= lanes) {
+        for (int i = 0; i < lanes; ++i) ask_for_row(rows, i, lanes, depth);
+        for (; 2 * (pair + lanes) <= depth; pair += lanes) {
+          pack<float, 16> block[lanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) {
-          rows[i] =
-              as_pack(first + i < count ? load_words(keys[first + i] + 2 * pair, depth - 2 * pair)
-                                        : no_words());
-        }
-        transpose<1>(rows);
-        packed* to = step + pair * step_keys + first;
-        if (height - pair >= lanes) {
+          for (int i = 0; i < lanes; ++i) {
+            block[i] = as_pack(_mm512_loadu_si512(address_at(rows[i] + 2 * pair)));
+          }
+          transpose(block);
 #pragma GCC unroll 16
-          for (int i = 0; i < lanes; ++i) store_pack(to + i * step_keys, rows[i]);
-        } else {
-          for (int i = 0; i < height - pair; ++i) store_pack(to + i * step_keys, rows[i]);
+          for (int i = 0; i < lanes; ++i) store_pack(step + (pair + i) * step_keys, block[i]);
         }
+      }
+      for (; pair < height; pair += lanes) {
+        pack_keys_part(rows, count - first, pair, depth, step + pair * step_keys);
       }
     }
   }
@@ -107,6 +108,10 @@ struct bfloat16_tiles {
     const index_t width = padded(depth);
     __mmask32 infinite = 0;
     for (int key = 0; key < step_keys; key += 2, step += width) {
+      if (key + 1 < count) {
+        ask_for_row(values, key, lanes, depth);
+        ask_for_row(values, key + 1, lanes, depth);
+      }
       for (index_t d = 0; d < depth; d += 2 * lanes) {
         const __m512i a = key < count ? load_words(values[key] + d, depth - d) : no_words();
         const __m512i b = key + 1 < count ? load_words(values[key + 1] + d, depth - d) : no_words();
@@ -186,6 +191,20 @@ struct bfloat16_tiles {
     }
   };
   static constexpr index_t pairs_of(index_t depth) { return (depth + 1) / 2; }
+
+  // Where keys or channels are missing: apart, since g++ would else keep all blocks in memory.
+  template <class Rows>
+  HEED_NOINLINE static void pack_keys_part(const Rows& rows, int count, index_t pair, index_t depth,
+                                           packed* to) {
+    pack<float, 16> block[lanes];
+    for (int i = 0; i < lanes; ++i) {
+      block[i] = as_pack(i < count ? load_words(rows[i] + 2 * pair, depth - 2 * pair) : no_words());
+    }
+    transpose(block);
+    for (index_t i = 0; i < lanes && i < pairs_of(depth) - pair; ++i) {
+      store_pack(to + i * step_keys, block[i]);
+    }
+  }
 
   // Vectors of a row, `stride` apart; zeros where there is no row.
   template <class T>

@@ -13,16 +13,17 @@ class block_session {
   using real = typename Tiles::real;
   using packed = typename Tiles::packed;
   using weight_type = typename Tiles::weight;
-  static constexpr index_t score_size(index_t block_keys) {
-    return (Tiles::strip_rows > Tiles::most_rows_in_place ? Tiles::strip_rows
-                                                          : Tiles::most_rows_in_place) *
-           block_keys;
+  // Rows of a strip, or as many as are kept (engine/row_loop.hpp).
+  static constexpr index_t most_rows =
+      Tiles::strip_rows > Tiles::most_rows_in_place ? Tiles::strip_rows : Tiles::most_rows_in_place;
+  static constexpr index_t score_size(index_t block_keys, index_t rows = most_rows) {
+    return rows * row_stride(block_keys);
   }
 
   // For `rows` query rows in place, or for whole strips of packed ones. Kernels take four rows in
   // place at once, or a whole strip: those that do not exist must hold numbers too.
   block_session(bool packed_operands, index_t rows, real* memory, index_t block_keys)
-      : memory_(memory), stride_(block_keys), packed_(packed_operands) {
+      : memory_(memory), stride_(row_stride(block_keys)), packed_(packed_operands) {
     if (packed_ || rows % 4 < 2) return;
     for (index_t i = rows * stride_; i < (rows + 3) / 4 * 4 * stride_; ++i) memory_[i] = 0;
   }
@@ -99,6 +100,10 @@ class block_session {
   }
 
  private:
+  // From one row of scores to the next: a line more than their keys take, or neighbouring rows, a
+  // power of two apart, would get into each other's way in the first-level cache.
+  static constexpr index_t row_stride(index_t keys) { return keys + index_t{64 / sizeof(real)}; }
+
   real* memory_;
   index_t stride_;
   bool packed_;

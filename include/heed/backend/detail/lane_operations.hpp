@@ -150,63 +150,129 @@ HEED_INLINE Pack load_partial(const Cursor& from, int count) {
   return load_pack<Pack>(lanes);
 }
 
-// Rows of a register tile become its columns: log2(N) rounds of exchanging blocks.
-template <int Distance, class T, int N>
-HEED_INLINE void transpose_round(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-    if ((i & Distance) != 0) continue;
-    const auto a = rows[i].v;
-    const auto b = rows[i + Distance].v;
-    [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
-      constexpr auto d = static_cast<std::size_t>(Distance);
-      constexpr auto n = static_cast<std::size_t>(N);
-      rows[i].v = __builtin_shufflevector(
-          a, b, ((L & d) != 0 ? static_cast<int>(n + L - d) : static_cast<int>(L))...);
-      rows[i + Distance].v = __builtin_shufflevector(
-          a, b, ((L & d) != 0 ? static_cast<int>(n + L) : static_cast<int>(L + d))...);
-    }
-    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
+// Lanes of 128 bits, which most shuffles do not leave.
+template <class T, int N>
+inline constexpr int lanes_of_group = N < static_cast<int>(16 / sizeof(T))
+                                          ? N
+                                          : static_cast<int>(16 / sizeof(T));
+
+// Lanes of a and b in the order that source(lane) says: those of b follow those of a.
+template <class T, int N, class Source>
+HEED_INLINE pack<T, N> pick(pack<T, N> a, pack<T, N> b, Source) {
+  return [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
+    return pack<T, N>(__builtin_shufflevector(a.v, b.v, Source{}(static_cast<int>(L))...));
   }
-}
-template <int Distance, class T, int N>
-HEED_INLINE void transpose(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
-  if constexpr (Distance < N) {
-    transpose_round<Distance>(rows);
-    transpose<Distance * 2>(rows);
-  }
+  (std::make_index_sequence<static_cast<std::size_t>(N)>{});
 }
 
-// Lane i of the result is the sum of the lanes of v[i]: a tree of additions that halves the number
-// of vectors in each round, where summing them one by one would take a shuffle per addition. First
-// within groups of 128 bits, by unpacking, which processors do faster than other shuffles; a round
-// more brings neighbouring groups together.
-template <int Distance, class T, int N>
-HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
+// Blocks of Distance lanes of a and b in turn, from the lower (Half 0) or upper half of every
+// Width lanes.
+template <int Width, int Distance, int Half, class T, int N>
+HEED_INLINE pack<T, N> interleave(pack<T, N> a, pack<T, N> b) {
+  return pick(a, b, [](int lane) {
+    const int block = lane % Width / Distance;
+    return lane / Width * Width + (block / 2 + Half * Width / (2 * Distance)) * Distance +
+           lane % Distance + block % 2 * N;
+  });
+}
+
+// The even (Half 0) or odd groups of a, then those of b.
+template <int Half, class T, int N>
+HEED_INLINE pack<T, N> every_other_group(pack<T, N> a, pack<T, N> b) {
+  return pick(a, b, [](int lane) {
+    constexpr int group = lanes_of_group<T, N>;
+    return (lane / group * 2 + Half) * group + lane % group;
+  });
+}
+
+// Rows of a register tile become its columns. First within groups of lanes, then the groups trade
+// places: each round takes one instruction per row, and these are the fastest that processors have.
+template <class T, int N>
+HEED_INLINE void transpose(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
+  constexpr int group = lanes_of_group<T, N>, groups = N / group;
+  if constexpr (group == 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; i += 2) {
+      const auto a = rows[i], b = rows[i + 1];
+      rows[i] = interleave<2, 1, 0>(a, b);
+      rows[i + 1] = interleave<2, 1, 1>(a, b);
+    }
+  } else if constexpr (group == 4) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; i += 4) {
+      const auto even = interleave<4, 1, 0>(rows[i], rows[i + 1]);
+      const auto odd = interleave<4, 1, 1>(rows[i], rows[i + 1]);
+      const auto even_below = interleave<4, 1, 0>(rows[i + 2], rows[i + 3]);
+      const auto odd_below = interleave<4, 1, 1>(rows[i + 2], rows[i + 3]);
+      rows[i] = interleave<4, 2, 0>(even, even_below);
+      rows[i + 1] = interleave<4, 2, 1>(even, even_below);
+      rows[i + 2] = interleave<4, 2, 0>(odd, odd_below);
+      rows[i + 3] = interleave<4, 2, 1>(odd, odd_below);
+    }
+  }
+  if constexpr (groups == 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < group; ++i) {
+      const auto a = rows[i], b = rows[i + group];
+      rows[i] = interleave<N, group, 0>(a, b);
+      rows[i + group] = interleave<N, group, 1>(a, b);
+    }
+  } else if constexpr (groups == 4) {
+#pragma GCC unroll 16
+    for (int i = 0; i < group; ++i) {
+      const auto a = interleave<N, N / 2, 0>(rows[i], rows[i + group]);
+      const auto b = interleave<N, N / 2, 1>(rows[i], rows[i + group]);
+      const auto c = interleave<N, N / 2, 0>(rows[i + 2 * group], rows[i + 3 * group]);
+      const auto d = interleave<N, N / 2, 1>(rows[i + 2 * group], rows[i + 3 * group]);
+      rows[i] = every_other_group<0>(a, c);
+      rows[i + group] = every_other_group<1>(a, c);
+      rows[i + 2 * group] = every_other_group<0>(b, d);
+      rows[i + 3 * group] = every_other_group<1>(b, d);
+    }
+  }
+  static_assert(groups <= 4);
+}
+
+// Lane i of the result is what `join` makes of the lanes of v[i], 2·Distance vectors of them: a
+// tree that halves the number of vectors in each round, where taking them one by one would take a
+// shuffle per join. First within groups of 128 bits, by unpacking, which processors do faster than
+// other shuffles; a round more brings neighbouring groups together. With fewer vectors than lanes,
+// lanes i, i + 2·Distance, … hold parts of v[i].
+template <int Distance, class T, int N, class Join>
+HEED_INLINE pack<T, N> join_each(const pack<T, N>* v, const Join& join) {
   if constexpr (Distance == 0) {
     return *v;
   } else {
-    const auto a = sum_each<Distance / 2>(v).v;
-    const auto b = sum_each<Distance / 2>(v + Distance).v;
-    constexpr int group = N < static_cast<int>(16 / sizeof(T)) ? N : 16 / sizeof(T);
-    // Where lane `lane` of one half of the sum comes from; lanes of b follow those of a.
-    constexpr auto source = [](int lane, int half) {
-      if constexpr (Distance < group) {
-        const int block = lane % group / Distance;
-        return lane / group * group + (block / 2 + half * group / (2 * Distance)) * Distance +
-               lane % Distance + block % 2 * N;
-      } else {
-        constexpr int groups = N / group;
-        const int to = lane / group;
-        return (to % (groups / 2) * 2 + half) * group + lane % group + to / (groups / 2) * N;
-      }
-    };
-    return [&]<std::size_t... L>(std::index_sequence<L...>) HEED_LAMBDA_INLINE {
-      return pack<T, N>(__builtin_shufflevector(a, b, source(static_cast<int>(L), 0)...) +
-                        __builtin_shufflevector(a, b, source(static_cast<int>(L), 1)...));
+    const auto a = join_each<Distance / 2>(v, join);
+    const auto b = join_each<Distance / 2>(v + Distance, join);
+    constexpr int group = lanes_of_group<T, N>;
+    if constexpr (Distance < group) {
+      return join(interleave<group, Distance, 0>(a, b), interleave<group, Distance, 1>(a, b));
+    } else {
+      // Neighbouring groups meet.
+      return join(every_other_group<0>(a, b), every_other_group<1>(a, b));
     }
-    (std::make_index_sequence<static_cast<std::size_t>(N)>{});
   }
+}
+template <class T, int N>
+HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
+  return join_each<N / 2>(v, [](pack<T, N> a, pack<T, N> b) HEED_LAMBDA_INLINE { return a + b; });
+}
+
+// The same for as many vectors as a group has lanes: lane i of every group is that of v[i].
+template <int Distance, class T, int N, class Join>
+HEED_INLINE pack<T, N> join_groups(pack<T, N> a, const Join& join) {
+  if constexpr (Distance >= N) {
+    return a;
+  } else {
+    constexpr auto other = [](int lane) { return lane ^ Distance; };
+    return join_groups<2 * Distance>(join(a, pick(a, a, other)), join);
+  }
+}
+template <class T, int N, class Join>
+HEED_INLINE pack<T, N> join_group_each(const pack<T, N>* v, const Join& join) {
+  constexpr int group = lanes_of_group<T, N>;
+  return join_groups<group>(join_each<group / 2>(v, join), join);
 }
 
 // Keeps a vector that was loaded in a register: g++ may otherwise load it again for each of its
@@ -279,6 +345,18 @@ HEED_INLINE read_ahead read_ahead_of(const Rows& rows, index_t depth) {
   const auto count = static_cast<std::uintptr_t>(rows_ahead(rows, depth));
   const auto stride = static_cast<std::uintptr_t>(rows.stride_bytes());
   return {(asks_second_level ? count / 4 : count) * stride, 4 * count * stride};
+}
+// Asks for all of the row that is `count` entries behind one of a list, whose rows may lie
+// anywhere; rows that follow each other in memory, processors ask for by themselves.
+template <class Rows>
+HEED_INLINE void ask_for_row(const Rows& rows, index_t row, index_t count, index_t depth) {
+  if constexpr (requires { rows.bytes_to(row, row); }) {
+    constexpr index_t line = 64;
+    const std::uintptr_t bytes = rows.bytes_to(row, count);
+    for (index_t at = 0; at < Rows::row_bytes(depth); at += line) {
+      prefetch<1>(rows[row], bytes + static_cast<std::uintptr_t>(at));
+    }
+  }
 }
 // The same of one row, where rows that follow each other may lie anywhere.
 template <class Rows>

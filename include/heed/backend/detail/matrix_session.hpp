@@ -30,9 +30,11 @@ class matrix_session {
   using real = float;
   using packed = std::uint16_t;
 
-  static constexpr index_t score_size(index_t block_keys) {
+  using vector_session = block_session<typename Tiles::vectors>;
+  static constexpr index_t score_size(index_t block_keys,
+                                      index_t rows = vector_session::most_rows) {
     const index_t packed_size = index_t{2 * score_words} + Tiles::strip_rows * block_keys / 2;
-    const index_t in_place = block_session<typename Tiles::vectors>::score_size(block_keys);
+    const index_t in_place = vector_session::score_size(block_keys, rows);
     return packed_size > in_place ? packed_size : in_place;
   }
 
@@ -349,7 +351,7 @@ class matrix_session {
     }
   }
 
-  block_session<typename Tiles::vectors> in_place_;
+  vector_session in_place_;
   bool packed_;
   real* scores_;
   packed* weights_;

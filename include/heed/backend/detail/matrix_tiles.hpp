@@ -10,7 +10,7 @@ namespace backend::detail {
 
 // Sixteen rows of 32 words become sixteen rows of pairs: pairs[j][i] = rows[i][2j, 2j+1].
 HEED_INLINE void store_transposed(pack<float, 16> (&rows)[16], std::uint16_t* pairs) {
-  transpose<1>(rows);
+  transpose(rows);
 #pragma GCC unroll 16
   for (int j = 0; j < 16; ++j) store_pack(reinterpret_cast<float*>(pairs) + j * 16, rows[j]);
 }
@@ -107,12 +107,14 @@ struct matrix_tiles {
     for (int half = 0; half < step_keys; half += 32) {
       for (index_t d = 0; d < depth; d += tile_depth) {
         for (int first = half; first < half + 32; first += 16, step += tile_words) {
+          const Rows rows = keys.from(first);
+          if (count - first < 16 || depth - d < tile_depth) {
+            pack_keys_part(rows, count - first, d, depth, step);
+            continue;
+          }
           pack<float, 16> chunk[16];
 #pragma GCC unroll 16
-          for (int i = 0; i < 16; ++i) {
-            chunk[i] =
-                as_pack(first + i < count ? words_at(keys[first + i] + d, depth - d) : no_words());
-          }
+          for (int i = 0; i < 16; ++i) chunk[i] = as_pack(words_at(rows[i] + d, tile_depth));
           store_transposed(chunk, step);
         }
       }
@@ -154,6 +156,17 @@ struct matrix_tiles {
   }
 
  private:
+  // Where keys or channels are missing: apart, since g++ would else keep all chunks in memory.
+  template <class Rows>
+  HEED_NOINLINE static void pack_keys_part(const Rows& rows, int count, index_t d, index_t depth,
+                                           packed* step) {
+    pack<float, 16> chunk[16];
+    for (int i = 0; i < 16; ++i) {
+      chunk[i] = as_pack(i < count ? words_at(rows[i] + d, depth - d) : no_words());
+    }
+    store_transposed(chunk, step);
+  }
+
   // Up to 32 channels from a cursor on, the others 0; codes are rounded to words.
   template <class T>
   HEED_INLINE static __m512i words_at(const T* from, index_t count) {

@@ -7,6 +7,8 @@
 // Rows are padded with 0 to whole vectors of lanes.
 #pragma once
 
+#include <limits>
+
 #include "lane_operations.hpp"
 
 HEED_NAMESPACE_BEGIN
@@ -34,11 +36,15 @@ struct register_packing {
   template <class T>
   static void pack_queries(const T* const* query_rows, int rows, int height, index_t depth,
                            real sign, real* strip) {
-    for (int row = 0; row < height; ++row, strip += padded(depth)) {
-      for (index_t d = 0; d < depth; d += lanes) {
-        store_pack(strip + d, row < rows ? load_row_part(query_rows[row], d, depth) * sign
-                                         : pack_type(real(0)));
-      }
+    const pack_type signs(sign);
+    for (int row = 0; row < rows; ++row) {
+      for_each_row_part(query_rows[row], depth, [&](pack_type v) HEED_LAMBDA_INLINE {
+        store_pack(strip, v * signs);
+        strip += lanes;
+      });
+    }
+    for (real* end = strip + (height - rows) * padded(depth); strip != end; strip += lanes) {
+      store_pack(strip, pack_type(real(0)));
     }
   }
   // The same for rows that read keys in place: whole fours.
@@ -61,28 +67,22 @@ struct register_packing {
   // to[d·stride + row], in as many whole vectors of rows as there are; missing rows are 0.
   template <class Rows>
   static void transpose_rows(const Rows& from, int count, index_t depth, real* to, index_t stride) {
-    for (int first = 0; first < count; first += lanes) {
-      real* column = to + first;
-      for (index_t d = 0; d < depth; d += lanes) {
-        const int width = static_cast<int>(depth - d < lanes ? depth - d : lanes);
-        pack_type rows[lanes];
+    for (int first = 0; first < count; first += lanes, to += lanes) {
+      const Rows rows = from.from(first);
+      for (int i = 0; i < lanes && first + i < count; ++i) ask_for_row(rows, i, lanes, depth);
+      index_t d = 0;
+      if (count - first >= lanes) {
+        for (; d + lanes <= depth; d += lanes) {
+          pack_type block[lanes];
 #pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) {
-          if (first + i >= count) {
-            rows[i] = pack_type(real(0));
-          } else if (width == lanes) {
-            rows[i] = load<Lanes>(from[first + i] + d);
-          } else {
-            rows[i] = load_partial<pack_type>(from[first + i] + d, width);
-          }
-        }
-        transpose<1>(rows);
-        if (width == lanes) {
+          for (int i = 0; i < lanes; ++i) block[i] = load<Lanes>(rows[i] + d);
+          transpose(block);
 #pragma GCC unroll 16
-          for (int i = 0; i < lanes; ++i) store_pack(column + (d + i) * stride, rows[i]);
-        } else {
-          for (int i = 0; i < width; ++i) store_pack(column + (d + i) * stride, rows[i]);
+          for (int i = 0; i < lanes; ++i) store_pack(to + (d + i) * stride, block[i]);
         }
+      }
+      for (; d < depth; d += lanes) {
+        transpose_part(rows, count - first, d, depth, to + d * stride, stride);
       }
     }
   }
@@ -91,40 +91,62 @@ struct register_packing {
   // are finite: if not, masked keys have to be left out of sums rather than weighted with 0.
   template <class Rows>
   static bool pack_values(const Rows& values, int count, index_t depth, real* step) {
-    const index_t width = padded(depth);
-    lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
+    word_pack largest(0);
     for (int key = 0; key < count; ++key) {
-      for (index_t d = 0; d < width; d += lanes) {
-        const pack_type v = load_row_part(values[key], d, depth);
-        finite = finite & is_finite(v);
-        store_pack(step + key * width + d, v);
-      }
+      ask_for_row(values, key, lanes, depth);
+      for_each_row_part(values[key], depth, [&](pack_type v) HEED_LAMBDA_INLINE {
+        largest = max(magnitude(v), largest);
+        store_pack(step, v);
+        step += lanes;
+      });
     }
-    return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
+    return is_finite(largest);
   }
 
   template <class Rows>
   static bool all_finite(const Rows& values, int count, index_t depth) {
-    lane_mask<static_cast<int>(sizeof(real)), lanes> finite(true);
+    word_pack largest(0);
     for (int key = 0; key < count; ++key) {
-      for (index_t d = 0; d < depth; d += lanes) {
-        finite = finite & is_finite(load_row_part(values[key], d, depth));
-      }
+      for_each_row_part(values[key], depth, [&](pack_type v) HEED_LAMBDA_INLINE {
+        largest = max(magnitude(v), largest);
+      });
     }
-    return to_bits(finite) == (~std::uint64_t{0} >> (64 - lanes));
+    return is_finite(largest);
   }
 
  private:
-  using mask_type = typename pack_type::mask;
+  using word_pack = typename pack_type::integer_pack;
+  using word = typename word_pack::value_type;
 
-  // By the exponent's bits, so that it holds under -ffast-math too.
-  HEED_INLINE static mask_type is_finite(pack_type v) {
-    using word = integer_of<real>;
-    constexpr word exponent =
+  // Whether a value is finite is told by its bits, so that it holds under -ffast-math too: what is
+  // not has the largest exponent, and so the largest magnitude.
+  HEED_INLINE static word_pack magnitude(pack_type v) {
+    return word_pack(bits_as<word>(v).v & std::numeric_limits<word>::max());
+  }
+  HEED_INLINE static bool is_finite(word_pack largest) {
+    constexpr word infinity =
         sizeof(real) == 4 ? static_cast<word>(0x7f800000) : static_cast<word>(0x7ff0000000000000ll);
-    const auto bits = bits_as<word>(v);
-    return typename pack_type::integer_pack(bits.v & exponent) !=
-           typename pack_type::integer_pack(exponent);
+    return max_lanes(largest) < infinity;
+  }
+
+  // Calls use(vector) for the vectors of a row, the last one filled up with 0.
+  template <class Cursor, class Use>
+  HEED_INLINE static void for_each_row_part(const Cursor& row, index_t depth, const Use& use) {
+    index_t d = 0;
+    for (; d + lanes <= depth; d += lanes) use(load<Lanes>(row + d));
+    if (d < depth) use(load_partial<pack_type>(row + d, static_cast<int>(depth - d)));
+  }
+
+  // Where rows or channels are missing: apart, since g++ would else keep all blocks in memory.
+  template <class Rows>
+  HEED_NOINLINE static void transpose_part(const Rows& rows, int count, index_t d, index_t depth,
+                                           real* to, index_t stride) {
+    pack_type block[lanes];
+    for (int i = 0; i < lanes; ++i) {
+      block[i] = i < count ? load_row_part(rows[i], d, depth) : pack_type(real(0));
+    }
+    transpose(block);
+    for (index_t i = 0; i < lanes && i < depth - d; ++i) store_pack(to + i * stride, block[i]);
   }
 
   template <class Cursor>

@@ -101,67 +101,71 @@ struct register_tiles : register_packing<Lanes> {
     softmax_to<plain_weights>(s, s_stride, rows, count, factor, maximum, sum, shrink);
   }
   // The same where Weights says how weights take the scores' place, and adds them as they are
-  // stored.
+  // stored. As many rows together as a lane group has, one per lane: what a row needs once is
+  // computed for all of them, and no row waits for another.
   template <class Weights>
   static void softmax_to(real* s, index_t s_stride, int rows, int count, real factor, real* maximum,
                          real* sum, real* shrink) {
-    for (int row = 0; row < rows; ++row) {
-      real* scores = s + row * s_stride;
-      // Four chains, or each comparison would wait for the one before.
-      pack_type largest[4] = {pack_type(masked_score<real>), pack_type(masked_score<real>),
-                              pack_type(masked_score<real>), pack_type(masked_score<real>)};
-      int at = 0;
-      for (; at + 4 * lanes <= count; at += 4 * lanes) {
+    const auto larger = [](pack_type a, pack_type b) HEED_LAMBDA_INLINE { return max(a, b); };
+    const auto add = [](pack_type a, pack_type b) HEED_LAMBDA_INLINE { return a + b; };
+    for (int row = 0; row < rows; row += together) {
+      const int here = rows - row < together ? rows - row : together;
+      // Rows that do not exist are the last one again, and are not written.
+      real* scores[together];
+      pack_type largest[together], totals[together], former;
+      for (int i = 0; i < together; ++i) {
+        const int at = row + (i < here ? i : here - 1);
+        scores[i] = s + at * s_stride;
+        former.v[i] = maximum[at];
+        largest[i] = pack_type(masked_score<real>);
+        totals[i] = pack_type(real(0));
+      }
+      for (int c = 0; c < count; c += lanes) {
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-          largest[i] = max(load_pack<pack_type>(scores + at + i * lanes), largest[i]);
+        for (int i = 0; i < together; ++i) {
+          largest[i] = max(load_pack<pack_type>(scores[i] + c), largest[i]);
         }
       }
-      for (; at < count; at += lanes) {
-        largest[0] = max(load_pack<pack_type>(scores + at), largest[0]);
-      }
-      const real top = max_lanes(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
-      if (!(top > masked_score<real>)) {
-        // Nothing visible here, or nothing but NaN, which must not vanish.
-        real poison = 0;
-        for (int c = 0; c < count; ++c) {
-          if (scores[c] != scores[c]) poison = scores[c];
-          scores[c] = 0;
+      const pack_type top = join_group_each(largest, larger);
+      const auto visible = top > pack_type(masked_score<real>);
+      const pack_type latest = select(visible, max(former, top * factor), former);
+      const pack_type shrinks = Lanes::exp2(former - latest);
+      const bool usual =
+          to_bits(visible & (abs(latest) <= pack_type(widest_fused))) == every_lane &&
+          factor >= smallest_fused;
+#pragma GCC unroll 4
+      for (int i = 0; i < together; ++i) {
+        if (i == here) break;
+        pack_type scale(factor);
+        if (!usual) {
+          if (!(top.v[i] > masked_score<real>)) {
+            totals[i].v[0] = hide(scores[i], count);
+            continue;
+          }
+          if (!(abs(latest.v[i]) <= widest_fused) || factor < smallest_fused) {
+            scale_scores(scores[i], count, factor);
+            scale = pack_type(real(1));
+          }
         }
-        sum[row] += poison;
-        shrink[row] = 1;
-        continue;
-      }
-      const real former = maximum[row];
-      const real latest = former > top * factor ? former : top * factor;
-      // factor·s − m' in one rounding. Where m' is so large that its own rounding shifts exponents
-      // by more than a fraction, the products are rounded like m' first, so that the largest gives
-      // 0 exactly; through memory, or the compiler would fuse them again. Likewise where the factor
-      // is so small that what is masked would come out visible.
-      pack_type scale(factor);
-      if (latest > widest_fused || latest < -widest_fused || factor < smallest_fused) {
-        const pack_type masked(masked_score<real>);
-        for (int c = 0; c < count; c += lanes) {
-          const pack_type score = load_pack<pack_type>(scores + c);
-          store_pack(scores + c, select(score <= masked, masked, score * scale));
+        const pack_type offset(-latest.v[i]);
+        const auto weights_at = [&](int c) HEED_LAMBDA_INLINE {
+          return Lanes::exp2(Lanes::fma(load_pack<pack_type>(scores[i] + c), scale, offset));
+        };
+        int c = 0;
+        for (; c + 2 * lanes <= count; c += 2 * lanes) {
+          const pack_type weights = weights_at(c);
+          totals[i] = Weights::store(scores[i], c, weights, weights_at(c + lanes), totals[i]);
         }
-        __asm__ volatile("" ::: "memory");
-        scale = pack_type(real(1));
+        for (; c < count; c += lanes) {
+          totals[i] = Weights::store(scores[i], c, weights_at(c), totals[i]);
+        }
       }
-      const pack_type offset(-latest);
-      pack_type total(real(0));
-      const auto weights_at = [&](int c) HEED_LAMBDA_INLINE {
-        return Lanes::exp2(Lanes::fma(load_pack<pack_type>(scores + c), scale, offset));
-      };
-      int c = 0;
-      for (; c + 2 * lanes <= count; c += 2 * lanes) {
-        const pack_type weights = weights_at(c);
-        total = Weights::store(scores, c, weights, weights_at(c + lanes), total);
+      const pack_type total = join_group_each(totals, add);
+      for (int i = 0; i < here; ++i) {
+        shrink[row + i] = shrinks.v[i];
+        maximum[row + i] = latest.v[i];
+        sum[row + i] = sum[row + i] * shrinks.v[i] + total.v[i];
       }
-      for (; c < count; c += lanes) total = Weights::store(scores, c, weights_at(c), total);
-      shrink[row] = Lanes::exp2(pack_type(former - latest))[0];
-      maximum[row] = latest;
-      sum[row] = sum[row] * shrink[row] + sum_lanes(total);
     }
   }
 
@@ -240,6 +244,30 @@ struct register_tiles : register_packing<Lanes> {
       return store(scores, at + lanes, second, store(scores, at, first, sums));
     }
   };
+  static constexpr int together = lanes_of_group<real, lanes>;
+  static constexpr std::uint64_t every_lane = ~std::uint64_t{0} >> (64 - lanes);
+
+  // A row that sees nothing, or nothing but NaN, which must not vanish: it is returned, to be added
+  // to the sum.
+  HEED_NOINLINE static real hide(real* scores, int count) {
+    real poison = 0;
+    for (int c = 0; c < count; ++c) {
+      if (scores[c] != scores[c]) poison = scores[c];
+      scores[c] = 0;
+    }
+    return poison;
+  }
+  // factor·s − m is computed in one rounding. Where m is so large that its own rounding shifts
+  // exponents by more than a fraction, the products are rounded like m first, so that the largest
+  // gives 0 exactly; through memory, or the compiler would fuse them again. Likewise where the
+  // factor is so small that what is masked would come out visible.
+  HEED_NOINLINE static void scale_scores(real* scores, int count, real factor) {
+    const pack_type masked(masked_score<real>);
+    for (int c = 0; c < count; c += lanes) {
+      const pack_type score = load_pack<pack_type>(scores + c);
+      store_pack(scores + c, select(score <= masked, masked, score * factor));
+    }
+  }
   static constexpr real widest_fused = 65536;
   static constexpr real smallest_fused = sizeof(real) == 4 ? real(1e-30) : real(1e-290);
 

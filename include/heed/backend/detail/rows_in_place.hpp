@@ -105,7 +105,7 @@ HEED_NOINLINE void score_rows_in_place(const typename Products::query* queries, 
     alignas(64) real totals[Height * together];
 #pragma GCC unroll 16
     for (int i = 0; i < Height * together; i += lanes) {
-      store_pack(totals + i, sum_each<lanes / 2>(sums + i));
+      store_pack(totals + i, sum_each(sums + i));
     }
     const int existing = count - first < together ? count - first : together;
     if (rows == Height && existing == together) {
