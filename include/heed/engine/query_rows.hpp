@@ -24,6 +24,11 @@ struct query_rows {
   head_query at(index_t row) const {
     return {first_head + row / queries.count, row % queries.count};
   }
+  // The row behind one of them, without a division.
+  head_query after(const head_query& row) const {
+    return row.query + 1 < queries.count ? head_query{row.head, row.query + 1}
+                                         : head_query{row.head + 1, 0};
+  }
 };
 
 }  // namespace engine

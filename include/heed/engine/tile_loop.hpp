@@ -63,19 +63,22 @@ class tile_loop {
     for (index_t r = 0; r < height; ++r) {
       scratch_.maximum[r] = masked_score<Real>;
       scratch_.sum[r] = 0;
-      if (with_sink && problem_.sink.exists() && r < row_count_) {
-        scratch_.maximum[r] = problem_.sink.logit(at(r).head) * softmax_state<Real>::log2_e;
+    }
+    for (index_t i = 0; i < height * width; ++i) scratch_.weighted[i] = 0;
+    head_query from = at(0);
+    if (with_sink && problem_.sink.exists()) {
+      for (index_t r = 0; r < row_count_; ++r, from = rows_.after(from)) {
+        scratch_.maximum[r] = problem_.sink.logit(from.head) * softmax_state<Real>::log2_e;
         scratch_.sum[r] = 1;
       }
-      for (index_t d = 0; d < width; ++d) scratch_.weighted[r * width + d] = 0;
+      from = at(0);
     }
     const Real sign = problem_.scale < 0 ? Real(-1) : problem_.scale > 0 ? Real(1) : Real(0);
     for (index_t strip = 0; strip < strips(); ++strip) {
       using query_type = typename std::remove_cvref_t<decltype(problem_.q)>::value_type;
       const query_type* rows[item_scratch<Tiles>::rows];
       const int count = rows_in(strip);
-      for (int row = 0; row < count; ++row) {
-        const head_query from = at(strip * strip_rows_ + row);
+      for (int row = 0; row < count; ++row, from = rows_.after(from)) {
         rows[row] =
             problem_.q.row(rows_.queries.batch, from.head, rows_.queries.begin + from.query);
       }
@@ -97,8 +100,9 @@ class tile_loop {
 
   // Outputs and log-sum-exps of all rows.
   void finish() const {
-    for (index_t r = 0; r < row_count_; ++r) {
-      finish_row<Tiles>(problem_, rows_.queries, at(r), state(r));
+    head_query from = at(0);
+    for (index_t r = 0; r < row_count_; ++r, from = rows_.after(from)) {
+      finish_row<Tiles>(problem_, rows_.queries, from, state(r));
     }
   }
 
