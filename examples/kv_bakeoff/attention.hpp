@@ -1,6 +1,6 @@
-// Attention that keeps only some of the keys and values: after every piece of text, each layer's
-// cache is compressed to its budget by a policy; or everything is kept, and each query reads only
-// the pages that Quest retrieves.
+// Attention that keeps only some of the keys and values: after every piece of text, or as many
+// single tokens, each layer's cache is compressed to its budget by a policy; or everything is kept,
+// and each query reads only the pages that Quest retrieves.
 #pragma once
 
 #include <algorithm>
@@ -67,7 +67,7 @@ class evicting_attention {
   // budget: tokens of each KV head, on average over the layers. `piece`: most tokens of one call.
   evicting_attention(const example::llama_config& config, heed::thread_pool& pool, std::string name,
                      index budget, index length, index piece)
-      : config_(config), pool_(&pool), name_(std::move(name)) {
+      : config_(config), pool_(&pool), name_(std::move(name)), slack_(piece - 1) {
     budgets_.assign(static_cast<std::size_t>(config.layers), budget);
     if (name_ == "pyramidkv") {
       const auto falling = cache::pyramid_budgets(config.layers, budget, recent_tokens, length);
@@ -75,8 +75,8 @@ class evicting_attention {
     }
     const bool all = name_ == "full" || name_ == "quest";
     for (const index tokens : budgets_) {
-      stores_.emplace_back(1, config.key_heads, all ? length : std::min(tokens + piece, length),
-                           config.depth);
+      stores_.emplace_back(1, config.key_heads,
+                           all ? length : std::min(tokens + slack_ + piece, length), config.depth);
     }
     clear();
   }
@@ -110,7 +110,7 @@ class evicting_attention {
           }
           heed::attention(q, store, out, heed::causal{}, heed::on{*pool_});
           if constexpr (!std::is_same_v<chosen, everything> && !std::is_same_v<chosen, retrieval>) {
-            cache::compress(own, q, store, budget);
+            cache::compress(own, q, store, cache::budget(budget).with_slack(slack_));
           }
         },
         policies_[at]);
@@ -130,6 +130,7 @@ class evicting_attention {
   const example::llama_config& config_;
   heed::thread_pool* pool_;
   std::string name_;
+  index slack_;                 // tokens over the budget that do not make it evict yet
   std::vector<index> budgets_;  // one per layer, as the next three
   std::vector<cache::contiguous<float>> stores_;
   std::vector<policy> policies_;

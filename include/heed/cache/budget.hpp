@@ -5,6 +5,7 @@
 //   budget::shared(n, floor)  n tokens per KV head on average: each head keeps ⌊floor·n⌋, and all
 //                             heads of a sequence compete for the rest (Feng et al., "Ada-KV",
 //                             2024, with floor = 0.2)
+//   budget{n}.with_slack(m)   compress() waits until more than m tokens beyond the budget are there
 //   pyramid_budgets(…)        one number per layer, falling arithmetically (Cai et al.,
 //                             "PyramidKV", 2024)
 #pragma once
@@ -37,6 +38,31 @@ class budget {
     return result;
   }
 
+  // Tokens of a KV head (on average, of a shared budget) that compress() lets pass before it evicts
+  // down to the budget. What stays is moved when something leaves: done for every new token, that
+  // takes longer than attention itself.
+  budget with_slack(index_t tokens) const {
+    if (tokens < 0) raise(message("budget: slack ") << tokens << ", must not be negative");
+    budget result = *this;
+    result.slack_ = tokens;
+    return result;
+  }
+  // Whether compress() evicts something.
+  template <bool Ordered>
+  bool is_exceeded(const kept_view<Ordered>& kept) const {
+    for (std::size_t b = 0; b < kept.seen.size(); ++b) {
+      double over = 0;  // budgets may be as large as numbers get
+      for (index_t h = 0; h < kept.key_heads; ++h) {
+        const auto slots = static_cast<double>(kept.at(static_cast<index_t>(b), h).size());
+        over = (shared_ ? over : 0.0) + slots - static_cast<double>(of(h)) -
+               static_cast<double>(slack_);
+        if (!shared_ && over > 0) return true;
+      }
+      if (over > 0) return true;
+    }
+    return false;
+  }
+
   bool is_shared() const { return shared_; }
   index_t floor() const { return floor_; }
   index_t of(index_t key_head) const {
@@ -53,7 +79,7 @@ class budget {
     if (tokens < 1) raise(message("budget: ") << tokens << " tokens, must be at least 1");
     return tokens;
   }
-  index_t tokens_, floor_ = 0;
+  index_t tokens_, floor_ = 0, slack_ = 0;
   bool shared_ = false, per_head_ = false;
   std::vector<index_t> heads_;
 };
@@ -111,7 +137,8 @@ kept_tokens top_tokens(const tensor_view<const double, 3>& scores, const kept_vi
       for (index_t i = 0; i < count; ++i) {
         result.at(b, h).push_back(order[static_cast<std::size_t>(i)].slot);
       }
-      all += tokens.of(h) - count;
+      // No more than there are candidates, or huge budgets would overflow.
+      all += std::min(tokens.of(h) - count, key_heads * scores.extent(2));
       if (tokens.is_shared()) rest.insert(rest.end(), order.begin() + count, order.end());
     }
     if (tokens.is_shared()) {

@@ -171,12 +171,14 @@ kept_tokens choose(const Policy& policy, const Q& q, const Store& store, const b
       policy, detail::evidence_of(q, store.keys(), store.values(), store.kept()), tokens);
 }
 
-// Shows the policy the newest queries and evicts from the store what exceeds the budget.
+// Shows the policy the newest queries and evicts from the store what exceeds the budget; where it
+// is not exceeded (budget::with_slack), nothing is scored or moved.
 template <class Policy, rows_of_tensor Q, store Store>
 void compress(Policy&& policy, const Q& q, Store& store, const budget& tokens) {
   const auto e = detail::evidence_of(q, store.keys(), store.values(), store.kept());
   tokens.check(e.key_heads());  // before the policy remembers anything
   if constexpr (requires { policy.observe(e); }) policy.observe(e);
+  if (!tokens.is_exceeded(store.kept())) return;
   const kept_tokens survivors = detail::choose_from(policy, e, tokens);
   store.keep(survivors);
   if constexpr (requires { policy.keep(survivors); }) policy.keep(survivors);
