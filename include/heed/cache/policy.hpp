@@ -265,12 +265,25 @@ class accumulated {
     const tensor_view<double, 3> view(latest.data(), {e.batches(), e.key_heads(), e.size()});
     policy_.score(e, view);
     sums_.resize(static_cast<std::size_t>(e.batches() * e.key_heads()));
+    seen_.resize(static_cast<std::size_t>(e.batches()), 0);
     key_heads_ = e.key_heads();
+    e.for_each_head([&](index_t b, index_t h) {
+      auto& sums = of(b, h);
+      // A sequence that has seen less than before has begun anew.
+      if (e.seen(b) < seen_[static_cast<std::size_t>(b)]) sums.clear();
+      const auto slots = static_cast<std::size_t>(e.slots(b, h));
+      if (sums.size() > slots) {
+        raise(message("accumulated: ")
+              << sums.size() << " tokens of batch " << b << ", head " << h
+              << " are remembered, the cache has " << slots << ": some left without keep()");
+      }
+    });
     e.for_each_head([&](index_t b, index_t h) {
       auto& sums = of(b, h);
       sums.resize(static_cast<std::size_t>(e.slots(b, h)), 0);
       for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += view(b, h, static_cast<index_t>(i));
     });
+    for (index_t b = 0; b < e.batches(); ++b) seen_[static_cast<std::size_t>(b)] = e.seen(b);
   }
   template <class Evidence>
   void score(const Evidence& e, const tensor_view<double, 3>& scores) const {
@@ -302,6 +315,7 @@ class accumulated {
   Policy policy_;
   index_t key_heads_ = 0;
   std::vector<std::vector<double>> sums_;  // [B·Hkv], one per slot
+  std::vector<index_t> seen_;              // [B], tokens at the last observe()
 };
 
 }  // namespace cache

@@ -183,6 +183,32 @@ void check_h2o_accumulates_over_calls(std::size_t slack) {
 TEST(policies, h2o_accumulates_over_calls) { check_h2o_accumulates_over_calls(0); }
 TEST(policies, h2o_accumulates_between_evictions) { check_h2o_accumulates_over_calls(7); }
 
+TEST(policies, h2o_begins_anew_with_a_cleared_store) {
+  const auto q = tensor<float>(1, 4, 30, 16).fill(1, 2), k = tensor<float>(1, 2, 30, 16).fill(2, 2);
+  cache::contiguous<float> store(1, 2, 30, 16), fresh(1, 2, 30, 16);
+  auto policy = cache::h2o(2), other = cache::h2o(2);
+  const auto feed = [&](auto& own, auto& to, index_t first, index_t count) {
+    const auto keys = k.view().slice(2, first, count);
+    to.append(keys, keys);
+    cache::compress(own, q.view().slice(2, first, count), to, 8);
+  };
+  feed(policy, store, 0, 20);
+  store.clear();
+  for (const index_t first : {20, 25}) {
+    feed(policy, store, first, 5), feed(other, fresh, first, 5);
+    for (index_t h = 0; h < 2; ++h) {
+      const auto got = store.kept().at(0, h), wanted = fresh.kept().at(0, h);
+      EXPECT_EQ(std::vector<index_t>(got.begin(), got.end()),
+                std::vector<index_t>(wanted.begin(), wanted.end()));
+    }
+  }
+  // Tokens that somebody else evicted are missed.
+  cache::compress(cache::l2_norm{}, q.view().slice(2, 29, 1), store, 4);
+  EXPECT_EQ(error_of([&] { cache::compress(policy, q.view().slice(2, 29, 1), store, 4); }),
+            "accumulated: 8 tokens of batch 0, head 0 are remembered, the cache has 4: some left "
+            "without keep()");
+}
+
 TEST(policies, slack_puts_evictions_off) {
   for (const bool shared : {false, true}) {
     SCOPED_TRACE(shared);
