@@ -112,7 +112,7 @@ struct register_tiles : register_packing<Lanes> {
       const int here = rows - row < together ? rows - row : together;
       // Rows that do not exist are the last one again, and are not written.
       real* scores[together];
-      pack_type largest[together], totals[together], former;
+      pack_type largest[together], totals[together], former(maximum[row]);
       for (int i = 0; i < together; ++i) {
         const int at = row + (i < here ? i : here - 1);
         scores[i] = s + at * s_stride;
@@ -225,7 +225,7 @@ struct register_tiles : register_packing<Lanes> {
     for (; d + lanes <= depth; d += lanes) {
       Lanes::template store<T>(out + d, load_pack<pack_type>(o + d) * factor);
     }
-    for (; d < depth; ++d) out[d] = narrow<T>(o[d] * factor);
+    if (d < depth) store_rest(o + d, depth - d, factor, out + d);
   }
 
  private:
@@ -244,6 +244,12 @@ struct register_tiles : register_packing<Lanes> {
       return store(scores, at + lanes, second, store(scores, at, first, sums));
     }
   };
+  // Less than a vector: apart, since g++ unrolls this loop into more code than all the rest.
+  template <class T>
+  HEED_NOINLINE static void store_rest(const real* o, index_t count, real factor, T* out) {
+    for (index_t d = 0; d < count; ++d) out[d] = narrow<T>(o[d] * factor);
+  }
+
   static constexpr int together = lanes_of_group<real, lanes>;
   static constexpr std::uint64_t every_lane = ~std::uint64_t{0} >> (64 - lanes);
 
