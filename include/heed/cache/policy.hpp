@@ -240,6 +240,7 @@ struct pooled : detail::wrapper<Policy> {
       : detail::wrapper<Policy>{inner}, width(detail::checked_width(tokens)), how(kind) {}
   template <class Evidence>
   void score(const Evidence& e, const tensor_view<double, 3>& scores) const {
+    static_assert(Evidence::ordered, "heed: pooling needs rows in the order of their tokens");
     this->policy.score(e, scores);
     e.for_each_head([&](index_t b, index_t h) {
       double* const row = scores.row(b, h);

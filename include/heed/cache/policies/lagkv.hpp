@@ -24,6 +24,7 @@ struct lagkv {
   }
   template <class Evidence>
   void score(const Evidence& e, const tensor_view<double, 3>& scores) const {
+    static_assert(Evidence::ordered, "heed: lagkv needs rows in the order of their tokens");
     e.for_each_head([&](index_t b, index_t h) {
       const index_t slots = e.slots(b, h);
       const bool short_of = slots < sinks + 2 * lag;

@@ -25,6 +25,7 @@ struct snapkv {
   }
   template <class Evidence>
   void score(const Evidence& e, const tensor_view<double, 3>& scores) const {
+    static_assert(Evidence::ordered, "heed: snapkv needs rows in the order of their tokens");
     std::vector<double> raw;
     // The window's tokens are no part of the pooling.
     const auto before = [&](index_t b, index_t h) {
