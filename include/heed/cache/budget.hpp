@@ -47,18 +47,19 @@ class budget {
     result.slack_ = tokens;
     return result;
   }
-  // Whether compress() evicts something.
+  // Whether compress() evicts something: from any KV head, or, of a shared budget, from any
+  // sequence.
   template <bool Ordered>
   bool is_exceeded(const kept_view<Ordered>& kept) const {
     for (std::size_t b = 0; b < kept.seen.size(); ++b) {
-      double over = 0;  // budgets may be as large as numbers get
+      double of_sequence = 0;  // real, since budgets may be as large as numbers get
       for (index_t h = 0; h < kept.key_heads; ++h) {
         const auto slots = static_cast<double>(kept.at(static_cast<index_t>(b), h).size());
-        over = (shared_ ? over : 0.0) + slots - static_cast<double>(of(h)) -
-               static_cast<double>(slack_);
+        const double over = slots - static_cast<double>(of(h)) - static_cast<double>(slack_);
         if (!shared_ && over > 0) return true;
+        of_sequence += over;
       }
-      if (over > 0) return true;
+      if (shared_ && of_sequence > 0) return true;
     }
     return false;
   }

@@ -18,7 +18,8 @@
 //
 //   always_keep{policy, sinks, recent}   the first `sinks` tokens of a sequence and its newest stay
 //   pooled{policy, width, pooling}       a score is the mean, or the largest, of its neighbours'
-//   accumulated{policy}                  scores add up over the calls
+//   accumulated{policy}                  scores add up over the calls, and begin anew where a
+//                                        sequence has seen fewer tokens than in the last call
 #pragma once
 
 #include <limits>

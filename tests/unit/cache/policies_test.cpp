@@ -235,6 +235,9 @@ TEST(policies, slack_puts_evictions_off) {
   cache::compress(cache::l2_norm{}, f.q.view(), f.store,
                   cache::budget::shared(most).with_slack(most));
   EXPECT_EQ(f.store.size(), 20);
+  const auto all =
+      cache::choose(cache::l2_norm{}, f.q.view(), f.store, cache::budget::shared(most / 2, 0.0));
+  for (index_t h = 0; h < 3; ++h) EXPECT_EQ(all.at(1, h).size(), 20u);
   EXPECT_EQ(error_of([&] { cache::budget(8).with_slack(-1); }),
             "budget: slack -1, must not be negative");
 }

@@ -84,7 +84,6 @@ struct bfloat16_tiles {
       const Rows rows = keys.from(first);
       index_t pair = 0;
       if (count - first >= lanes) {
-        for (int i = 0; i < lanes; ++i) ask_for_row(rows, i, lanes, depth);
         for (; 2 * (pair + lanes) <= depth; pair += lanes) {
           pack<float, 16> block[lanes];
 #pragma GCC unroll 16
@@ -108,10 +107,6 @@ struct bfloat16_tiles {
     const index_t width = padded(depth);
     __mmask32 infinite = 0;
     for (int key = 0; key < step_keys; key += 2, step += width) {
-      if (key + 1 < count) {
-        ask_for_row(values, key, lanes, depth);
-        ask_for_row(values, key + 1, lanes, depth);
-      }
       for (index_t d = 0; d < depth; d += 2 * lanes) {
         const __m512i a = key < count ? load_words(values[key] + d, depth - d) : no_words();
         const __m512i b = key + 1 < count ? load_words(values[key + 1] + d, depth - d) : no_words();

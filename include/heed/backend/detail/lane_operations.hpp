@@ -186,7 +186,7 @@ HEED_INLINE pack<T, N> every_other_group(pack<T, N> a, pack<T, N> b) {
 }
 
 // Rows of a register tile become its columns. First within groups of lanes, then the groups trade
-// places: each round takes one instruction per row, and these are the fastest that processors have.
+// places: one instruction per row and round, none of which needs a vector of indices.
 template <class T, int N>
 HEED_INLINE void transpose(pack<T, N> (&rows)[static_cast<std::size_t>(N)]) {
   constexpr int group = lanes_of_group<T, N>, groups = N / group;
@@ -259,7 +259,7 @@ HEED_INLINE pack<T, N> sum_each(const pack<T, N>* v) {
   return join_each<N / 2>(v, [](pack<T, N> a, pack<T, N> b) HEED_LAMBDA_INLINE { return a + b; });
 }
 
-// The same for as many vectors as a group has lanes: lane i of every group is that of v[i].
+// Every group of the result is what `join` makes of all groups of a; from Distance lanes on.
 template <int Distance, class T, int N, class Join>
 HEED_INLINE pack<T, N> join_groups(pack<T, N> a, const Join& join) {
   if constexpr (Distance >= N) {
@@ -269,6 +269,7 @@ HEED_INLINE pack<T, N> join_groups(pack<T, N> a, const Join& join) {
     return join_groups<2 * Distance>(join(a, pick(a, a, other)), join);
   }
 }
+// As join_each, of as many vectors as a group has lanes: lane i of every group is that of v[i].
 template <class T, int N, class Join>
 HEED_INLINE pack<T, N> join_group_each(const pack<T, N>* v, const Join& join) {
   constexpr int group = lanes_of_group<T, N>;
@@ -346,18 +347,6 @@ HEED_INLINE read_ahead read_ahead_of(const Rows& rows, index_t depth) {
   const auto stride = static_cast<std::uintptr_t>(rows.stride_bytes());
   return {(asks_second_level ? count / 4 : count) * stride, 4 * count * stride};
 }
-// Asks for all of the row that is `count` entries behind one of a list, whose rows may lie
-// anywhere; rows that follow each other in memory, processors ask for by themselves.
-template <class Rows>
-HEED_INLINE void ask_for_row(const Rows& rows, index_t row, index_t count, index_t depth) {
-  if constexpr (requires { rows.bytes_to(row, row); }) {
-    constexpr index_t line = 64;
-    const std::uintptr_t bytes = rows.bytes_to(row, count);
-    for (index_t at = 0; at < Rows::row_bytes(depth); at += line) {
-      prefetch<1>(rows[row], bytes + static_cast<std::uintptr_t>(at));
-    }
-  }
-}
 // The same of one row, where rows that follow each other may lie anywhere.
 template <class Rows>
 HEED_INLINE read_ahead read_ahead_from(const Rows& rows, index_t row, index_t depth,
@@ -368,6 +357,19 @@ HEED_INLINE read_ahead read_ahead_from(const Rows& rows, index_t row, index_t de
             asks_second_level ? rows.bytes_to(row, 4 * count) : 0};
   } else {
     return usual;
+  }
+}
+
+// Asks for all of the row that is `count` entries behind one of a list, whose rows may lie
+// anywhere; rows that follow each other in memory, processors ask for by themselves.
+template <class Rows>
+HEED_INLINE void ask_for_row(const Rows& rows, index_t row, index_t count, index_t depth) {
+  if constexpr (requires { rows.bytes_to(row, row); }) {
+    constexpr index_t line = 64;
+    const std::uintptr_t bytes = rows.bytes_to(row, count);
+    for (index_t at = 0; at < Rows::row_bytes(depth); at += line) {
+      prefetch<1>(rows[row], bytes + static_cast<std::uintptr_t>(at));
+    }
   }
 }
 
